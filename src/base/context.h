@@ -1,0 +1,62 @@
+/*
+ * The context: where an error message, the callbacks and the memory account of one caller live. Everything in the
+ * library takes a context first; nothing is global.
+ *
+ * The error convention: a function that fails calls aim_fail() (or passes on what a callee returned), so that the
+ * message is written once, where the most is known.
+ */
+#ifndef AIM_BASE_CONTEXT_H
+#define AIM_BASE_CONTEXT_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+
+#include "aim.h"
+#include "base/memory.h"
+
+struct backend;
+
+struct aim_context {
+    char error[640];
+    char device[128];
+    int threads;
+    aim_log_fn log;
+    aim_progress_fn progress;
+    void *user;
+    struct memory memory;
+    const struct backend *backend; /* owned; set by the tensor layer */
+};
+
+/* A context without a backend, for the modules below the tensor layer and their tests. */
+aim_status context_init(aim_context *ctx, const aim_context_options *options);
+
+/* Records the message and returns `status`. The message is one line: control characters in it become '?'. */
+aim_status aim_fail(aim_context *ctx, aim_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* The same for failed system calls: appends strerror(errno). */
+aim_status aim_fail_errno(aim_context *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+void aim_log(aim_context *ctx, aim_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Reports progress; AIM_ERR_CANCELLED (with its message) when the caller asks to stop. */
+aim_status aim_progress(aim_context *ctx, const char *what, int64_t done, int64_t total);
+
+/* Evaluates `call` once and returns its status from the enclosing function unless it is AIM_OK. */
+#define TRY(call)                                     \
+    do {                                              \
+        aim_status try_status_ = (call);              \
+        if (try_status_ != AIM_OK) return try_status_; \
+    } while (0)
+
+/* a*b and a+b of sizes; false when the result does not fit. */
+static inline bool size_mul(size_t a, size_t b, size_t *out)
+{
+    return !__builtin_mul_overflow(a, b, out);
+}
+
+static inline bool size_add(size_t a, size_t b, size_t *out)
+{
+    return !__builtin_add_overflow(a, b, out);
+}
+
+#endif

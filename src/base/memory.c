@@ -1,0 +1,123 @@
+#include "base/memory.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/context.h"
+
+/* Stands before every block; its size keeps the block aligned. */
+struct header {
+    struct aim_context *ctx;
+    size_t bytes; /* header included */
+    enum memory_tag tag;
+};
+
+enum { ALIGNMENT = 64 };
+_Static_assert(sizeof(struct header) <= ALIGNMENT, "the header must fit before an aligned block");
+
+static struct header *header_of(void *block)
+{
+    return (struct header *)(void *)((char *)block - ALIGNMENT);
+}
+
+static void account(struct aim_context *ctx, enum memory_tag tag, int64_t bytes)
+{
+    struct memory *m = &ctx->memory;
+    /* Worker threads of one context may allocate at the same time. */
+    __atomic_add_fetch(&m->used[tag], bytes, __ATOMIC_RELAXED);
+    int64_t total = __atomic_add_fetch(&m->total, bytes, __ATOMIC_RELAXED);
+    int64_t peak = __atomic_load_n(&m->peak, __ATOMIC_RELAXED);
+    while (total > peak &&
+           !__atomic_compare_exchange_n(&m->peak, &peak, total, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
+static void *fail_size(struct aim_context *ctx, size_t bytes)
+{
+    aim_fail(ctx, AIM_ERR_MEMORY, "out of memory: %.1f MB more were needed", (double)bytes / 1e6);
+    return NULL;
+}
+
+void *mem_new(struct aim_context *ctx, size_t bytes, enum memory_tag tag)
+{
+    struct memory *m = &ctx->memory;
+    size_t whole;
+    if (!size_add(bytes, 2 * ALIGNMENT - 1, &whole)) return fail_size(ctx, bytes);
+    whole &= ~(size_t)(ALIGNMENT - 1);
+    if (m->fail_after >= 0 && m->fail_after-- == 0) return fail_size(ctx, bytes);
+    if (whole > PTRDIFF_MAX || (m->limit > 0 && (int64_t)whole > m->limit - m->total)) return fail_size(ctx, bytes);
+    char *base = aligned_alloc(ALIGNMENT, whole);
+    if (!base) return fail_size(ctx, bytes);
+    *(struct header *)(void *)base = (struct header){.ctx = ctx, .bytes = whole, .tag = tag};
+    account(ctx, tag, (int64_t)whole);
+    return base + ALIGNMENT;
+}
+
+void *mem_array(struct aim_context *ctx, size_t count, size_t size, enum memory_tag tag)
+{
+    size_t bytes;
+    if (!size_mul(count, size, &bytes)) return fail_size(ctx, SIZE_MAX);
+    return mem_new(ctx, bytes, tag);
+}
+
+void *mem_zero(struct aim_context *ctx, size_t count, size_t size, enum memory_tag tag)
+{
+    void *block = mem_array(ctx, count, size, tag);
+    if (block) memset(block, 0, count * size);
+    return block;
+}
+
+char *mem_string(struct aim_context *ctx, const char *text, enum memory_tag tag)
+{
+    size_t bytes = strlen(text) + 1;
+    char *copy = mem_new(ctx, bytes, tag);
+    if (copy) memcpy(copy, text, bytes);
+    return copy;
+}
+
+void *mem_resize(struct aim_context *ctx, void *block, size_t bytes, enum memory_tag tag)
+{
+    if (!block) return mem_new(ctx, bytes, tag);
+    size_t held = header_of(block)->bytes - ALIGNMENT;
+    if (bytes <= held && bytes >= held / 2) return block;
+    void *moved = mem_new(ctx, bytes, tag);
+    if (!moved) return NULL;
+    memcpy(moved, block, bytes < held ? bytes : held);
+    mem_free(block);
+    return moved;
+}
+
+void mem_free(void *block)
+{
+    if (!block) return;
+    struct header *h = header_of(block);
+    account(h->ctx, h->tag, -(int64_t)h->bytes);
+    free(h);
+}
+
+static int64_t read_number(const char *path)
+{
+    FILE *f = fopen(path, "r");
+    if (!f) return -1;
+    long long value = -1;
+    if (fscanf(f, "%lld", &value) != 1) value = -1;
+    fclose(f);
+    return value;
+}
+
+int64_t mem_available(void)
+{
+    int64_t available = INT64_MAX;
+    FILE *f = fopen("/proc/meminfo", "r");
+    if (f) {
+        char line[128];
+        long long kib;
+        while (fgets(line, sizeof line, f))
+            if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) available = kib * 1024;
+        fclose(f);
+    }
+    int64_t limit = read_number("/sys/fs/cgroup/memory.max"), held = read_number("/sys/fs/cgroup/memory.current");
+    if (limit > 0 && held >= 0 && limit - held < available) available = limit > held ? limit - held : 0;
+    return available;
+}
