@@ -1,0 +1,121 @@
+/* The options and commands of the program. */
+#include "cli/cli.h"
+
+#define AT(field) offsetof(struct arguments, field)
+
+enum { FOR_PICTURES = FOR_ENCODE | FOR_RECONSTRUCT };
+
+const struct option options_table[] = {
+    {"classes", 'c', "CLASSES", OPTION_TEXT, AT(classes), 0, 0, NULL, NULL, FOR_GENERATE, GROUP_COMMAND,
+     "what to paint: numbers, ranges (3-7) and names, separated by commas; by default every class in turn"},
+    {"count", 'n', "N", OPTION_INTEGER, AT(count), 1, 10000000, "1 to 10000000", NULL, FOR_GENERATE, GROUP_COMMAND,
+     "number of pictures in all, the classes taken in turn; by default one per class, at most 16 when -c is not given"},
+    {"output", 'o', "OUT", OPTION_TEXT, AT(output), 0, 0, NULL, NULL,
+     FOR_GENERATE | FOR_ENCODE | FOR_DECODE | FOR_RECONSTRUCT | FOR_INIT, GROUP_COMMAND,
+     "where the result goes, see Output below"},
+    {"codes-out", 0, "FILE.npy", OPTION_TEXT, AT(codes_out), 0, 0, NULL, NULL, FOR_GENERATE, GROUP_COMMAND,
+     "also write the codes, int64 (pictures, tokens); without -o the codes are all that is made"},
+    {"cfg", 0, "W", OPTION_REAL, AT(cfg), 0, 1000, "0 to 1000", "4", FOR_GENERATE, GROUP_COMMAND,
+     "guidance: how strongly pictures are pushed towards their class; 1 is none and takes half the work"},
+    {"top-k", 0, "K", OPTION_INTEGER, AT(top_k), 0, 1000000000, "0 or more", "0", FOR_GENERATE, GROUP_COMMAND,
+     "sample among the K most likely codes; 0 is all"},
+    {"top-p", 0, "P", OPTION_REAL, AT(top_p), 1e-300, 1, "above 0, at most 1", "1", FOR_GENERATE, GROUP_COMMAND,
+     "sample among the most likely codes that have probability P together"},
+    {"temperature", 0, "T", OPTION_REAL, AT(temperature), 0, 1000, "0 to 1000", "1", FOR_GENERATE, GROUP_COMMAND,
+     "above 1 more varied, below 1 more typical; 0 is always the most likely code"},
+    {"batch", 0, "B", OPTION_INTEGER, AT(batch), 0, 10000000, "0 to 10000000", "0", FOR_GENERATE, GROUP_COMMAND,
+     "pictures painted together; 0 is chosen to fit in memory. It does not change the pictures"},
+    {"preset", 0, "NAME", OPTION_CHOICE, AT(preset), 0, 0, "AiM-B|AiM-L|AiM-XL|AiM-1B|tiny", NULL, FOR_INIT, GROUP_COMMAND,
+     "size of the model"},
+    {"seed", 0, "S", OPTION_SEED, AT(seed), 0, 0, "a whole number from 0 to 18446744073709551615", "0",
+     FOR_GENERATE | FOR_INIT, GROUP_COMMAND, "start of the random numbers; the same seed gives the same result"},
+    {"size", 0, "N", OPTION_INTEGER, AT(size), 1, 65536, "1 to 65536", NULL, FOR_PICTURES, GROUP_COMMAND,
+     "pixels along one side that pictures are scaled and cropped to; by default the model's, or 256 for a tokenizer alone"},
+    {"codes", 0, "FILE.npy", OPTION_TEXT, AT(codes), 0, 0, NULL, NULL, FOR_SCORE, GROUP_COMMAND,
+     "codes of the pictures, integers (pictures, tokens)"},
+    {"labels", 0, "FILE.npy", OPTION_TEXT, AT(labels), 0, 0, NULL, NULL, FOR_SCORE, GROUP_COMMAND,
+     "classes of the pictures, integers (pictures); the number of classes itself means no class"},
+    {"logits", 0, "OUT.npy", OPTION_TEXT, AT(logits), 0, 0, NULL, NULL, FOR_SCORE, GROUP_COMMAND,
+     "also write the logits, float32 (pictures, tokens, vocabulary)"},
+    {"tensors", 0, NULL, OPTION_FLAG, AT(tensors), 0, 0, NULL, NULL, FOR_INFO, GROUP_COMMAND, "list every tensor too"},
+
+    {"model", 'm', "PATH", OPTION_TEXT, AT(model), 0, 0, NULL, NULL, FOR_MODEL, GROUP_MODEL,
+     "folder with config.json and model.safetensors, a .safetensors file or a torch file; by default $AIM_MODEL, else the "
+     "demo model that came with the program"},
+    {"tokenizer", 0, "PATH", OPTION_TEXT, AT(tokenizer), 0, 0, NULL, NULL, FOR_MODEL, GROUP_MODEL,
+     "where the tokenizer is, when it is not with the model"},
+    {"weights", 0, "TYPE", OPTION_CHOICE, AT(weights), 0, 0, "auto|f32|bf16", "auto", FOR_MODEL, GROUP_MODEL,
+     "how matrices are kept; auto takes bf16 where nothing is lost by it"},
+    {"pos-offset", 0, "OFFSET", OPTION_CHOICE, AT(pos_offset), 0, 0, "auto|0|1", "auto", FOR_MODEL, GROUP_MODEL,
+     "position convention in decoding: 0 as in training, 1 as in the official decoder; auto asks the model"},
+
+    {"device", 0, "NAME", OPTION_CHOICE, AT(device), 0, 0, "cpu", "cpu", FOR_ALL, GROUP_GENERAL, "where to compute"},
+    {"cpu", 0, "TIER", OPTION_TEXT, AT(cpu), 0, 0, NULL, NULL, FOR_ALL, GROUP_GENERAL,
+     "instructions to use: generic, avx2, avx512; by default $AIM_CPU, else the best that this machine has"},
+    {"threads", 0, "N", OPTION_INTEGER, AT(threads), 0, 1024, "0 to 1024", "0", FOR_ALL, GROUP_GENERAL,
+     "0 is one per available core. It does not change the result"},
+    {"json", 0, NULL, OPTION_FLAG, AT(json), 0, 0, NULL, NULL, FOR_ALL, GROUP_GENERAL,
+     "print results as one JSON object"},
+    {"quiet", 'q', NULL, OPTION_FLAG, AT(quiet), 0, 0, NULL, NULL, FOR_ALL, GROUP_GENERAL,
+     "no progress bar and no notes on stderr; warnings stay"},
+    {"help", 'h', NULL, OPTION_FLAG, AT(help), 0, 0, NULL, NULL, FOR_ALL, GROUP_GENERAL, "print this page"},
+    {0},
+};
+
+#define PICTURE_OUTPUT                                                                                                  \
+    "OUT ending in .png is one picture, or a grid of several; a folder (existing, or written with a slash at the end: "  \
+    "DIR/) gets 000000.png and so on; .npz gets arr_0, uint8 (pictures, height, width, 3)"
+
+const struct command commands_table[] = {
+    {"generate", FOR_GENERATE, command_generate, "paint pictures of the classes you name",
+     "[-m PATH] [-c CLASSES] [-n N] [-o OUT] [--cfg W] [--codes-out FILE.npy]", NULL, NULL, false,
+     "Picture i depends on the seed, on i and on the settings alone: neither --batch nor --threads changes it. "
+     "'aim info' tells the classes of a model.",
+     "-o is aim.png unless given. " PICTURE_OUTPUT ", and arr_1, the classes. PNG files carry seed, class and settings "
+     "as text. What was written is printed, one path per line.",
+     "aim generate -m aim-base -c 207\n"
+     "aim generate -m aim-base -c 'goldfish,tabby,970-979' -o grid.png --seed 7\n"
+     "aim generate -m aim-base -n 50000 -o samples.npz --cfg 1.75\n"
+     "aim generate -m ar.bin --tokenizer vq.pt -c 88 -n 4 -o parrots/ --codes-out parrots.npy"},
+    {"encode", FOR_ENCODE, command_encode, "turn pictures into codes of the tokenizer", "[-m PATH] PICTURE... -o codes.npy",
+     "output", "PICTURE", true,
+     "PICTURE is a PNG, JPEG or WebP file, or a folder, which stands for the pictures in it in the order of their names. "
+     "Each is scaled and cropped to a square first, the way evaluations do it.",
+     "an int64 array (pictures, tokens); the tokens of a picture go row by row.",
+     "aim encode -m aim-base photo.jpg -o codes.npy\n"
+     "aim encode --tokenizer vq_ds16_c2i.pt --size 384 holiday/ -o codes.npy"},
+    {"decode", FOR_DECODE, command_decode, "turn codes back into pictures", "[-m PATH] codes.npy -o OUT", "output",
+     "codes.npy", false, "The codes are integers (pictures, tokens), or (tokens) for one picture, of square pictures.",
+     PICTURE_OUTPUT ". OUT ending in .npy gets the decoder's raw output, float32 (pictures, 3, height, width), about -1 to 1.",
+     "aim decode -m aim-base codes.npy -o pictures.png\n"
+     "aim decode --tokenizer vq_ds16_c2i.pt codes.npy -o raw.npy"},
+    {"reconstruct", FOR_RECONSTRUCT, command_reconstruct, "encode and decode pictures, and tell how much is lost",
+     "[-m PATH] PICTURE... -o OUT", "output", "PICTURE", true,
+     "PICTURE is a PNG, JPEG or WebP file, or a folder, which stands for the pictures in it. Each is scaled and cropped to "
+     "a square first. Prints PSNR (dB) and SSIM of every picture and their means.",
+     "OUT ending in .png shows the originals above their reconstructions; a folder (existing, or DIR/) gets the "
+     "reconstructions as 000000.png and so on; .npz gets them as arr_0, uint8 (pictures, height, width, 3). --json adds "
+     "SSIM as LlamaGen computes it, with a data range of 2.",
+     "aim reconstruct -m aim-base photo.jpg -o compare.png\n"
+     "aim reconstruct --tokenizer vq_ds16_c2i.pt --json holiday/ -o out/"},
+    {"score", FOR_SCORE, command_score, "tell how likely a model finds given codes",
+     "[-m PATH] --codes F.npy --labels F.npy [--logits OUT.npy]", "codes labels", NULL, false,
+     "The negative log-likelihood of the codes given their classes, in nats per token, averaged over all tokens; every "
+     "token is predicted from the true ones before it. A model that knows nothing scores ln(vocabulary): 9.70 for 16384.",
+     "'nll N.NNNNNN' on stdout.",
+     "aim score -m aim-base --codes codes.npy --labels labels.npy\n"
+     "aim score -m aim-base --codes codes.npy --labels labels.npy --pos-offset 0 --logits logits.npy"},
+    {"init", FOR_INIT, command_init, "make a new, untrained model", "--preset NAME -o DIR [--seed S]", "preset output", NULL,
+     false, "The weights are drawn as the paper does and depend on preset and seed alone.",
+     "a folder with config.json and model.safetensors, in the format of the official code. A folder that holds a model "
+     "already is left alone.",
+     "aim init --preset tiny -o tiny\n"
+     "aim init --preset AiM-B -o untrained --seed 1"},
+    {"info", FOR_INFO, command_info, "describe a model: sizes, parameters, memory", "[-m PATH] [--tensors] [--json]", NULL,
+     NULL, false, "Memory is what 'aim generate' needs, weights included, for one picture and for eight at once, with guidance.",
+     "a table on stdout, or one JSON object with --json.",
+     "aim info -m aim-base\n"
+     "aim info -m aim_b.bin --tensors\n"
+     "aim info -m aim-base --json"},
+    {0},
+};

@@ -1,0 +1,56 @@
+/* The quantiser's nearest code. */
+#include "cpu/kernels/kernels.h"
+
+#include <math.h>
+
+/*
+ * Both sides have unit rows, so the nearest code is the one with the largest product; the first one wins ties.
+ * et (D, V) is the codebook transposed; best and at hold one candidate per lane, whose codes rise with time.
+ */
+static int32_t nearest(const float *z, const float *et, int64_t V, int64_t D)
+{
+    vf best = vset(-INFINITY);
+    vi at = {0}, lane;
+    for (int i = 0; i < VLEN; i++) lane[i] = i;
+    int64_t j = 0;
+    for (; j + VLEN <= V; j += VLEN) {
+        vf product = {0};
+        for (int64_t k = 0; k < D; k++) product += z[k] * vload(et + k * V + j);
+        vi better = product > best;
+        best = vselect(better, product, best);
+        at = (at & ~better) | ((lane + (int32_t)j) & better);
+    }
+    float top = -INFINITY;
+    int32_t winner = 0;
+    for (int i = 0; i < VLEN; i++)
+        if (best[i] > top || (best[i] == top && at[i] < winner)) {
+            top = best[i];
+            winner = at[i];
+        }
+    for (; j < V; j++) {
+        float product = 0;
+        for (int64_t k = 0; k < D; k++) product += z[k] * et[k * V + j];
+        if (product > top) {
+            top = product;
+            winner = (int32_t)j;
+        }
+    }
+    return winner;
+}
+
+aim_status KERNEL(nearest_code)(struct backend *be, const struct tensor *z, const struct tensor *e, struct tensor *ids)
+{
+    int64_t M = tensor_rows(z), D = tensor_cols(z), V = e->shape[0];
+    float *et = mem_array(be->ctx, (size_t)(V * D), sizeof(float), MEM_ACTIVATIONS);
+    if (!et) return AIM_ERR_MEMORY;
+#pragma omp parallel num_threads(be->threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t j = 0; j < V; j++)
+            for (int64_t k = 0; k < D; k++) et[k * V + j] = f32(e)[j * D + k];
+#pragma omp for schedule(static)
+        for (int64_t m = 0; m < M; m++) i32(ids)[m] = nearest(f32(z) + m * D, et, V, D);
+    }
+    mem_free(et);
+    return AIM_OK;
+}

@@ -1,0 +1,128 @@
+/*
+ * The inner product of everything dense that is ours: rows of x times one packed panel of PANEL outputs.
+ *
+ * A panel holds PANEL rows of a weight matrix (N, K) turned K-major: K lines of PANEL values, one contiguous stream.
+ * Each output is one chain of multiply-adds over k = 0 .. K-1, whatever the number of rows or threads: that is what
+ * makes decoded tokens independent of the batch. PANEL/VLEN accumulators times ROWS rows fill the register file.
+ *
+ * bf16 panels interleave two vectors of outputs in each 32-bit lane (low half: the first), so that a shift and a mask
+ * widen them.
+ */
+#ifndef AIM_CPU_GEMM_H
+#define AIM_CPU_GEMM_H
+
+#include <stdbool.h>
+
+#include "cpu/kernels/simd.h"
+#include "tensor/tensor.h"
+
+enum {
+    GEMM_VECS = PANEL / VLEN,
+    GEMM_ROWS = VLEN == 16 ? 12 : VLEN == 8 ? 3 : 1, /* rows at a time: accumulators = GEMM_ROWS * GEMM_VECS */
+    GEMM_ROW_BLOCK = 96,                             /* rows that share one pass over a panel */
+    GEMM_K_BLOCK = 256,                              /* lines of a panel kept in L1 while rows pass by */
+    GEMM_PREFETCH = 4096,                            /* bytes ahead of the stream */
+};
+
+typedef float gemm_acc[GEMM_ROW_BLOCK][PANEL];
+
+/* acc[r][*] += Σ_k x[r][k] panel[k][*] for `rows` rows; inlined with constant rows and type. */
+static inline __attribute__((always_inline)) void gemm_tile(const int rows, const bool bf16, int64_t k_count, const float *x,
+                                                            int64_t ldx, const char *panel, float (*acc)[PANEL])
+{
+    vf sum[GEMM_ROWS][GEMM_VECS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < GEMM_VECS; v++) sum[r][v] = vload(acc[r] + v * VLEN);
+    for (int64_t k = 0; k < k_count; k++) {
+        vf w[GEMM_VECS];
+        if (bf16) {
+            const uint16_t *line = (const uint16_t *)(const void *)panel + k * PANEL;
+            __builtin_prefetch((const char *)line + GEMM_PREFETCH);
+            for (int v = 0; v < GEMM_VECS; v += 2) {
+                vu pair = *(const vu_mem *)(const void *)(line + v * VLEN);
+                w[v] = (vf)(pair << 16);
+                w[v + 1] = (vf)(pair & 0xffff0000u);
+            }
+        } else {
+            const float *line = (const float *)(const void *)panel + k * PANEL;
+            __builtin_prefetch((const char *)line + GEMM_PREFETCH);
+            __builtin_prefetch((const char *)line + GEMM_PREFETCH + 64);
+            for (int v = 0; v < GEMM_VECS; v++) w[v] = vload(line + v * VLEN);
+        }
+        for (int r = 0; r < rows; r++) {
+            vf xk = vset(x[r * ldx + k]);
+            for (int v = 0; v < GEMM_VECS; v++) sum[r][v] += w[v] * xk;
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < GEMM_VECS; v++) vstore(acc[r] + v * VLEN, sum[r][v]);
+}
+
+/* acc[0..rows) += x (rows,K; leading dimension ldx) times the panel. rows <= GEMM_ROW_BLOCK. */
+static inline void gemm_panel(bool bf16, int64_t rows, int64_t K, const float *x, int64_t ldx, const void *panel,
+                              gemm_acc acc)
+{
+    const size_t line = PANEL * (bf16 ? sizeof(uint16_t) : sizeof(float));
+    const int64_t k_block = rows <= GEMM_ROWS ? K : GEMM_K_BLOCK;
+    for (int64_t k = 0; k < K; k += k_block) {
+        int64_t n = K - k < k_block ? K - k : k_block;
+        const char *lines = (const char *)panel + (size_t)k * line;
+        for (int64_t r = 0; r < rows; r += GEMM_ROWS) {
+            const float *xr = x + r * ldx + k;
+            switch (rows - r) {
+#define GEMM_CASE(count)                                                  \
+    case count:                                                           \
+        if (bf16)                                                         \
+            gemm_tile(count, true, n, xr, ldx, lines, acc + r);           \
+        else                                                              \
+            gemm_tile(count, false, n, xr, ldx, lines, acc + r);          \
+        break;
+            GEMM_CASE(1)
+#if VLEN >= 8
+            GEMM_CASE(2)
+#endif
+#if VLEN == 16
+            GEMM_CASE(3)
+            GEMM_CASE(4)
+            GEMM_CASE(5)
+            GEMM_CASE(6)
+            GEMM_CASE(7)
+            GEMM_CASE(8)
+            GEMM_CASE(9)
+            GEMM_CASE(10)
+            GEMM_CASE(11)
+#endif
+#undef GEMM_CASE
+            default:
+                if (bf16)
+                    gemm_tile(GEMM_ROWS, true, n, xr, ldx, lines, acc + r);
+                else
+                    gemm_tile(GEMM_ROWS, false, n, xr, ldx, lines, acc + r);
+            }
+        }
+    }
+}
+
+/* Packs rows n0 .. n0+PANEL of w (N, K; element (n, k) at n*ldn + k*ldk) into one panel; rows past N are zero. */
+static inline void gemm_pack_panel(const struct tensor *w, int64_t N, int64_t K, int64_t n0, bool to_bf16, void *panel)
+{
+    int64_t live = N - n0 < PANEL ? N - n0 : PANEL;
+    for (int64_t k = 0; k < K; k++) {
+        for (int64_t j = 0; j < PANEL; j++) {
+            float value = 0;
+            if (j < live) {
+                int64_t at = (n0 + j) * K + k;
+                value = w->type == T_BF16 ? bf16_to_f32(((const uint16_t *)w->data)[at]) : ((const float *)w->data)[at];
+            }
+            if (to_bf16) {
+                /* output j = pair*2*VLEN + half*VLEN + lane  ->  halfword (pair*VLEN + lane)*2 + half */
+                int64_t pair = j / (2 * VLEN), half = j / VLEN % 2, lane = j % VLEN;
+                ((uint16_t *)panel)[k * PANEL + (pair * VLEN + lane) * 2 + half] = bf16_from_f32(value);
+            } else {
+                ((float *)panel)[k * PANEL + j] = value;
+            }
+        }
+    }
+}
+
+#endif

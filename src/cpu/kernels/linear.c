@@ -1,0 +1,70 @@
+/* Dense products by panels: linear (packs as it goes), pack, linear_packed. */
+#include "cpu/kernels/kernels.h"
+
+#include <string.h>
+
+#include "cpu/kernels/gemm.h"
+
+/* y[0..rows)[n0..n0+live) = acc + bias */
+static void store_block(gemm_acc acc, int64_t rows, int64_t n0, int64_t live, const float *bias, float *y, int64_t ldy)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        float *out = y + r * ldy + n0;
+        for (int64_t j = 0; j < live; j++) out[j] = acc[r][j] + (bias ? bias[n0 + j] : 0.0f);
+    }
+}
+
+static void panel_product(bool bf16, const struct tensor *x, const void *panel, int64_t n0, int64_t N, const float *bias,
+                          struct tensor *y)
+{
+    int64_t M = tensor_rows(x), K = tensor_cols(x), live = N - n0 < PANEL ? N - n0 : PANEL;
+    gemm_acc acc;
+    for (int64_t m = 0; m < M; m += GEMM_ROW_BLOCK) {
+        int64_t rows = M - m < GEMM_ROW_BLOCK ? M - m : GEMM_ROW_BLOCK;
+        memset(acc, 0, (size_t)rows * sizeof acc[0]);
+        gemm_panel(bf16, rows, K, f32(x) + m * K, K, panel, acc);
+        store_block(acc, rows, n0, live, bias, f32(y) + m * N, N);
+    }
+}
+
+aim_status KERNEL(linear)(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
+                          struct tensor *y)
+{
+    int64_t N = w->shape[0], K = tensor_cols(x), panels = (N + PANEL - 1) / PANEL;
+    size_t panel_floats = (size_t)K * PANEL;
+    float *scratch = mem_array(be->ctx, (size_t)be->threads * panel_floats, sizeof(float), MEM_ACTIVATIONS);
+    if (!scratch) return AIM_ERR_MEMORY;
+#pragma omp parallel num_threads(be->threads)
+    {
+        float *panel = scratch + (size_t)omp_get_thread_num() * panel_floats;
+#pragma omp for schedule(static)
+        for (int64_t p = 0; p < panels; p++) {
+            gemm_pack_panel(w, N, K, p * PANEL, false, panel);
+            panel_product(false, x, panel, p * PANEL, N, bias ? f32(bias) : NULL, y);
+        }
+    }
+    mem_free(scratch);
+    return AIM_OK;
+}
+
+aim_status KERNEL(pack)(struct backend *be, const struct tensor *w, struct tensor *packed)
+{
+    int64_t N = w->shape[0], K = w->shape[1], panels = (N + PANEL - 1) / PANEL;
+    bool bf16 = packed->type == T_BF16_PACKED;
+    size_t panel_bytes = (size_t)K * PANEL * tensor_type_size(packed->type);
+#pragma omp parallel for num_threads(be->threads) schedule(static)
+    for (int64_t p = 0; p < panels; p++)
+        gemm_pack_panel(w, N, K, p * PANEL, bf16, (char *)packed->data + (size_t)p * panel_bytes);
+    return AIM_OK;
+}
+
+aim_status KERNEL(linear_packed)(struct backend *be, const struct tensor *x, const struct tensor *w, struct tensor *y)
+{
+    int64_t N = w->shape[0], K = w->shape[1], panels = (N + PANEL - 1) / PANEL;
+    bool bf16 = w->type == T_BF16_PACKED;
+    size_t panel_bytes = (size_t)K * PANEL * tensor_type_size(w->type);
+#pragma omp parallel for num_threads(be->threads) schedule(static)
+    for (int64_t p = 0; p < panels; p++)
+        panel_product(bf16, x, (const char *)w->data + (size_t)p * panel_bytes, p * PANEL, N, NULL, y);
+    return AIM_OK;
+}

@@ -1,0 +1,153 @@
+/* The Mamba-2 mixer's own parts over whole sequences: causal convolution, and the state-space dual form in chunks. */
+#include "cpu/kernels/kernels.h"
+
+#include <math.h>
+
+#include "cpu/kernels/ssm.h"
+
+aim_status KERNEL(causal_conv1d_silu)(struct backend *be, const struct tensor *zxbcdt, const struct tensor *w,
+                                      const struct tensor *bias, struct tensor *y)
+{
+    int64_t B = y->shape[0], T = y->shape[1], C = y->shape[2], W = tensor_cols(zxbcdt), E = inner_width(W, C);
+    int64_t blocks = (C + CONV_BLOCK - 1) / CONV_BLOCK;
+#pragma omp parallel for num_threads(be->threads) schedule(static) collapse(2)
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t k = 0; k < blocks; k++) {
+            struct conv_taps taps;
+            conv_taps_load(&taps, f32(w), f32(bias), k * CONV_BLOCK, C);
+            const float *x = f32(zxbcdt) + b * T * W + E + k * CONV_BLOCK;
+            for (int64_t t = 0; t < T; t++) {
+                const float *in[CONV_WIDTH];
+                for (int i = 0; i < CONV_WIDTH; i++) in[i] = t + i >= CONV_WIDTH - 1 ? x + (t + i - CONV_WIDTH + 1) * W : NULL;
+                conv_taps_apply(&taps, in, f32(y) + (b * T + t) * C + k * CONV_BLOCK);
+            }
+        }
+    return AIM_OK;
+}
+
+/* ----------------------------------------------------------------------------- state-space dual form (spec C5) */
+
+/* One head's working memory. */
+struct head_work {
+    double cs[SSD_CHUNK];            /* cumulative Δ A: differences of large sums, hence double */
+    float u[SSD_CHUNK][HEADDIM];     /* Δ x */
+    float weight[SSD_CHUNK];         /* one row of M */
+};
+
+/* cb[l][s] = C_l · B_s for s <= l < n; bt is B transposed, (S, SSD_CHUNK). */
+static void chunk_products(const float *c_row, const float *bt, int64_t S, int64_t l, float *cb)
+{
+    for (int64_t s = 0; s <= l; s += VLEN) {
+        vf even = {0}, odd = {0};
+        for (int64_t i = 0; i + 1 < S; i += 2) {
+            even += c_row[i] * vload(bt + i * SSD_CHUNK + s);
+            odd += c_row[i + 1] * vload(bt + (i + 1) * SSD_CHUNK + s);
+        }
+        if (S % 2) even += c_row[S - 1] * vload(bt + (S - 1) * SSD_CHUNK + s);
+        vstore(cb + s, even + odd);
+    }
+}
+
+/* Δ and its cumulative product with A, and u = Δ x, for the n tokens of a chunk; x rows are C apart, dt rows W. */
+static void head_prepare(struct head_work *work, int64_t n, const float *x, int64_t C, const float *dt, int64_t W, float bias,
+                         float A)
+{
+    double sum = 0;
+    for (int64_t t = 0; t < n; t++) {
+        float delta = softplus(dt[t * W] + bias);
+        sum += (double)(delta * A);
+        work->cs[t] = sum;
+        for (int64_t p = 0; p < HEADDIM; p += VLEN) vstore(work->u[t] + p, delta * vload(x + t * C + p));
+    }
+}
+
+/* weight[s] = cb[s] exp(cs_l - cs_s) for s <= l */
+static void head_weights(struct head_work *work, const float *cb, int64_t l)
+{
+    for (int64_t s = 0; s <= l; s += VLEN) {
+        float gap[VLEN];
+        for (int i = 0; i < VLEN; i++) gap[i] = s + i <= l ? (float)(work->cs[l] - work->cs[s + i]) : 0.0f;
+        vstore(work->weight + s, vload(cb + s) * vexp(vload(gap)));
+    }
+}
+
+/* y = Σ_s weight[s] u[s] + D x */
+static void head_row(const struct head_work *work, int64_t l, const float *x, float D, float *y)
+{
+    vf sum[HEAD_VECS];
+    for (int v = 0; v < HEAD_VECS; v++) sum[v] = D * vload(x + v * VLEN);
+    for (int64_t s = 0; s <= l; s++) {
+        float weight = work->weight[s];
+        for (int v = 0; v < HEAD_VECS; v++) sum[v] += weight * vload(work->u[s] + v * VLEN);
+    }
+    for (int v = 0; v < HEAD_VECS; v++) vstore(y + v * VLEN, sum[v]);
+}
+
+/* y += exp(cs) S_in C, for a chunk that is not the first; state (P, S) */
+static void head_add_state(const float *state, const float *c_row, int64_t S, float decay, float *y)
+{
+    for (int64_t p = 0; p < HEADDIM; p++) y[p] += decay * dot(state + p * S, c_row, S);
+}
+
+/* S_out = exp(cs_n) S_in + Σ_s exp(cs_n - cs_s) u_s ⊗ B_s; b rows are C apart */
+static void head_update_state(const struct head_work *work, int64_t n, const float *b, int64_t C, int64_t S, float *state)
+{
+    float decay = expf((float)work->cs[n - 1]);
+    for (int64_t i = 0; i < HEADDIM * S; i++) state[i] *= decay;
+    for (int64_t s = 0; s < n; s++) {
+        float factor = expf((float)(work->cs[n - 1] - work->cs[s]));
+        for (int64_t p = 0; p < HEADDIM; p++) {
+            float scale = factor * work->u[s][p];
+            for (int64_t i = 0; i < S; i++) state[p * S + i] += scale * b[s * C + i];
+        }
+    }
+}
+
+aim_status KERNEL(ssd)(struct backend *be, const struct tensor *xbc, const struct tensor *zxbcdt, const struct tensor *A_log,
+                       const struct tensor *dt_bias, const struct tensor *D, struct tensor *y)
+{
+    int64_t B = y->shape[0], T = y->shape[1], E = y->shape[2], C = tensor_cols(xbc), W = tensor_cols(zxbcdt);
+    int64_t H = E / HEADDIM, S = (C - E) / 2;
+    bool carries = T > SSD_CHUNK;
+    size_t state_floats = carries ? (size_t)(H * HEADDIM * S) : 0;
+    struct head_work *works = mem_array(be->ctx, (size_t)be->threads, sizeof *works, MEM_ACTIVATIONS);
+    float *bt = mem_zero(be->ctx, (size_t)(S * SSD_CHUNK), sizeof(float), MEM_ACTIVATIONS);
+    float *cb = mem_array(be->ctx, SSD_CHUNK * SSD_CHUNK, sizeof(float), MEM_ACTIVATIONS);
+    float *state = mem_array(be->ctx, state_floats, sizeof(float), MEM_ACTIVATIONS);
+    aim_status status = works && bt && cb && state ? AIM_OK : AIM_ERR_MEMORY;
+    for (int64_t b = 0; b < B && status == AIM_OK; b++) {
+        if (carries) memset(state, 0, state_floats * sizeof(float));
+        for (int64_t first = 0; first < T; first += SSD_CHUNK) {
+            int64_t n = T - first < SSD_CHUNK ? T - first : SSD_CHUNK;
+            const float *rows = f32(xbc) + (b * T + first) * C, *dt = f32(zxbcdt) + (b * T + first) * W + W - H;
+            float *out = f32(y) + (b * T + first) * E;
+#pragma omp parallel num_threads(be->threads)
+            {
+                struct head_work *work = works + omp_get_thread_num();
+#pragma omp for schedule(static)
+                for (int64_t i = 0; i < S; i++)
+                    for (int64_t s = 0; s < n; s++) bt[i * SSD_CHUNK + s] = rows[s * C + E + i];
+#pragma omp for schedule(dynamic, 8)
+                for (int64_t l = 0; l < n; l++) chunk_products(rows + l * C + E + S, bt, S, l, cb + l * SSD_CHUNK);
+#pragma omp for schedule(dynamic, 1)
+                for (int64_t h = 0; h < H; h++) {
+                    const float *x = rows + h * HEADDIM;
+                    head_prepare(work, n, x, C, dt + h, W, f32(dt_bias)[h], -expf(f32(A_log)[h]));
+                    for (int64_t l = 0; l < n; l++) {
+                        float *yl = out + l * E + h * HEADDIM;
+                        head_weights(work, cb + l * SSD_CHUNK, l);
+                        head_row(work, l, x + l * C, f32(D)[h], yl);
+                        if (first > 0)
+                            head_add_state(state + h * HEADDIM * S, rows + l * C + E + S, S, expf((float)work->cs[l]), yl);
+                    }
+                    if (first + n < T) head_update_state(work, n, rows + E, C, S, state + h * HEADDIM * S);
+                }
+            }
+        }
+    }
+    mem_free(works);
+    mem_free(bt);
+    mem_free(cb);
+    mem_free(state);
+    return status;
+}

@@ -1,0 +1,35 @@
+/*
+ * Resampling that equals Pillow's Image.resize byte for byte, and the two evaluation transforms built on it. Models are
+ * trained and judged on pictures that Pillow scaled; any other resampler shifts every number that follows.
+ */
+#ifndef AIM_IO_RESAMPLE_H
+#define AIM_IO_RESAMPLE_H
+
+#include "base/context.h"
+
+/* A rectangle of a picture, in pixels. */
+struct image_window {
+    int x, y, width, height;
+};
+
+/*
+ * The part `window` of what Image.resize((width, height), filter) gives; a crop after a resize costs only its own pixels
+ * this way. The caller frees *out, which is zeroed on failure. AIM_ERR_ARGUMENT for a size below one or a window that
+ * does not lie inside, AIM_ERR_MEMORY.
+ */
+aim_status image_resample(aim_context *ctx, const aim_image *image, int width, int height, aim_filter filter,
+                          const struct image_window *window, aim_image *out);
+
+/*
+ * The size torchvision's Resize(side) gives: the short side becomes `side`, the long one is scaled alike and truncated.
+ * AIM_ERR_ARGUMENT for a side below one or a result beyond what an int holds.
+ */
+aim_status image_short_side_size(aim_context *ctx, const aim_image *image, int side, int *width, int *height);
+
+/*
+ * The transform of the official AiM evaluation: Resize(resize) with Lanczos, then CenterCrop(size); 1 <= size <= resize.
+ * The caller frees *out (size x size), which is zeroed on failure.
+ */
+aim_status image_aim_eval(aim_context *ctx, const aim_image *image, int resize, int size, aim_image *out);
+
+#endif

@@ -1,0 +1,186 @@
+#include "tensor/tensor.h"
+
+#include <string.h>
+
+/* A pooled buffer; while idle it is linked here, the link living in front of the data. */
+struct pool_block {
+    struct pool_block *next;
+    size_t bytes; /* of the data */
+};
+
+enum { POOL_HEADER = 64 }; /* keeps data aligned */
+
+void exec_init(struct exec *ex, aim_context *ctx)
+{
+    *ex = (struct exec){.ctx = ctx, .backend = (struct backend *)(uintptr_t)ctx->backend};
+}
+
+void exec_clear(struct exec *ex)
+{
+    while (ex->idle) {
+        struct pool_block *b = ex->idle;
+        ex->idle = b->next;
+        mem_free(b);
+    }
+    ex->status = AIM_OK;
+}
+
+struct tensor *exec_fail(struct exec *ex, aim_status status)
+{
+    if (ex->status == AIM_OK) ex->status = status;
+    return NULL;
+}
+
+/* The smallest idle buffer that holds `bytes` without wasting more than half of it; else a new one. */
+static void *pool_take(struct exec *ex, size_t bytes)
+{
+    struct pool_block **best = NULL;
+    for (struct pool_block **p = &ex->idle; *p; p = &(*p)->next)
+        if ((*p)->bytes >= bytes && (*p)->bytes / 2 <= bytes && (!best || (*p)->bytes < (*best)->bytes)) best = p;
+    struct pool_block *b;
+    if (best) {
+        b = *best;
+        *best = b->next;
+    } else {
+        b = mem_new(ex->ctx, bytes + POOL_HEADER, MEM_ACTIVATIONS);
+        if (!b) return NULL;
+        b->bytes = bytes;
+    }
+    return (char *)b + POOL_HEADER;
+}
+
+static void pool_give(struct exec *ex, void *data)
+{
+    struct pool_block *b = (struct pool_block *)(void *)((char *)data - POOL_HEADER);
+    b->next = ex->idle;
+    ex->idle = b;
+}
+
+size_t tensor_type_size(enum tensor_type type)
+{
+    return type == T_BF16 || type == T_BF16_PACKED ? 2 : 4;
+}
+
+size_t tensor_bytes(enum tensor_type type, int ndim, const int64_t *shape)
+{
+    size_t bytes = tensor_type_size(type);
+    for (int i = 0; i < ndim; i++) {
+        size_t n = (size_t)shape[i];
+        if (shape[i] < 0) return 0;
+        if (i == 0 && (type == T_F32_PACKED || type == T_BF16_PACKED)) n = (n + PANEL - 1) / PANEL * PANEL;
+        if (!size_mul(bytes, n, &bytes)) return 0;
+    }
+    return bytes <= PTRDIFF_MAX / 2 ? bytes : 0;
+}
+
+static struct tensor *tensor_header(aim_context *ctx, enum tensor_type type, int ndim, const int64_t *shape)
+{
+    struct tensor *t = mem_zero(ctx, 1, sizeof *t, MEM_MISC);
+    if (!t) return NULL;
+    t->type = type;
+    t->ndim = ndim;
+    t->refs = 1;
+    for (int i = 0; i < TENSOR_DIMS; i++) t->shape[i] = i < ndim ? shape[i] : 1;
+    return t;
+}
+
+struct tensor *tensor_new(struct exec *ex, enum tensor_type type, int ndim, const int64_t *shape)
+{
+    if (ex->status != AIM_OK) return NULL;
+    size_t bytes = tensor_bytes(type, ndim, shape);
+    if (!bytes) return exec_fail(ex, aim_fail(ex->ctx, AIM_ERR_ARGUMENT, "a tensor's size is out of range"));
+    struct tensor *t = tensor_header(ex->ctx, type, ndim, shape);
+    if (!t) return exec_fail(ex, AIM_ERR_MEMORY);
+    t->data = pool_take(ex, bytes);
+    t->pool = ex;
+    if (!t->data) {
+        mem_free(t);
+        return exec_fail(ex, AIM_ERR_MEMORY);
+    }
+    return t;
+}
+
+struct tensor *tensor_new_weight(aim_context *ctx, enum tensor_type type, int ndim, const int64_t *shape)
+{
+    size_t bytes = tensor_bytes(type, ndim, shape);
+    if (!bytes) {
+        aim_fail(ctx, AIM_ERR_ARGUMENT, "a weight's size is out of range");
+        return NULL;
+    }
+    struct tensor *t = tensor_header(ctx, type, ndim, shape);
+    if (!t) return NULL;
+    t->owned = true;
+    t->constant = true;
+    t->data = mem_new(ctx, bytes, MEM_WEIGHTS);
+    if (!t->data) {
+        mem_free(t);
+        return NULL;
+    }
+    return t;
+}
+
+struct tensor *tensor_borrow(aim_context *ctx, enum tensor_type type, int ndim, const int64_t *shape, const void *data)
+{
+    struct tensor *t = tensor_header(ctx, type, ndim, shape);
+    if (!t) return NULL;
+    t->data = (void *)(uintptr_t)data;
+    t->constant = true;
+    return t;
+}
+
+struct tensor tensor_view(enum tensor_type type, void *data, int64_t n0, int64_t n1, int64_t n2, int64_t n3)
+{
+    int ndim = n3 > 0 ? 4 : n2 > 0 ? 3 : n1 > 0 ? 2 : 1;
+    return (struct tensor){.type = type,
+                           .ndim = ndim,
+                           .shape = {n0, ndim > 1 ? n1 : 1, ndim > 2 ? n2 : 1, ndim > 3 ? n3 : 1},
+                           .data = data,
+                           .refs = 1};
+}
+
+struct tensor *tensor_keep(struct tensor *t)
+{
+    if (t) t->refs++;
+    return t;
+}
+
+void tensor_drop(struct tensor *t)
+{
+    if (!t || --t->refs > 0) return;
+    if (t->converted) t->converted_free(t->converted);
+    if (t->pool)
+        pool_give(t->pool, t->data);
+    else if (t->owned)
+        mem_free(t->data);
+    mem_free(t);
+}
+
+struct tensor *tensor_reshape(struct exec *ex, struct tensor *t, int ndim, const int64_t *shape)
+{
+    if (!t) return NULL;
+    int64_t count = 1;
+    for (int i = 0; i < ndim; i++) count *= shape[i];
+    if (count != tensor_count(t)) {
+        tensor_drop(t);
+        return exec_fail(ex, aim_fail(ex->ctx, AIM_ERR_INTERNAL, "a tensor cannot take a shape of another size"));
+    }
+    t->ndim = ndim;
+    for (int i = 0; i < TENSOR_DIMS; i++) t->shape[i] = i < ndim ? shape[i] : 1;
+    return t;
+}
+
+int64_t tensor_count(const struct tensor *t)
+{
+    return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
+}
+
+int64_t tensor_cols(const struct tensor *t)
+{
+    return t->shape[t->ndim - 1];
+}
+
+int64_t tensor_rows(const struct tensor *t)
+{
+    int64_t cols = tensor_cols(t);
+    return cols ? tensor_count(t) / cols : 0;
+}

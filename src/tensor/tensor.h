@@ -1,0 +1,118 @@
+/*
+ * Tensors and the place where ops run.
+ *
+ * A tensor is a row-major block with a type and up to four dimensions. Ops (tensor/ops.h) take tensors and return new
+ * ones; they run at once. Errors stick to the exec: an op given NULL, or one that fails, returns NULL, so that a model
+ * reads as a list of formulas and checks exec->status once, at its end.
+ *
+ * Ownership: every tensor is counted. An op's result belongs to the caller, who drops it when done; a dropped tensor's
+ * memory goes back to the exec's pool, so that a long network runs in a few buffers.
+ */
+#ifndef AIM_TENSOR_TENSOR_H
+#define AIM_TENSOR_TENSOR_H
+
+#include "base/context.h"
+
+enum tensor_type {
+    T_F32,
+    T_BF16,
+    T_I32,
+    /* Matrices (N, K) laid out for linear_packed: panels of PANEL rows of the matrix, K-major inside a panel, zero rows
+     * up to a whole panel. The order inside a panel row is the CPU tier's own. */
+    T_F32_PACKED,
+    T_BF16_PACKED,
+};
+
+enum { TENSOR_DIMS = 4, PANEL = 32 };
+
+struct exec;
+
+struct tensor {
+    enum tensor_type type;
+    int ndim;
+    int64_t shape[TENSOR_DIMS]; /* dimensions past ndim are 1 */
+    void *data;
+    int refs;
+    struct exec *pool; /* takes the data back; NULL: data is borrowed */
+    bool owned;        /* data came from mem_*: freed with the tensor (weights) */
+    /* A weight that never changes: backends keep a converted copy of it here (blocked, transformed). */
+    bool constant;
+    void *converted;
+    void (*converted_free)(void *converted);
+};
+
+/* Where ops run: the backend, the pool of buffers, and the first error. */
+struct exec {
+    aim_context *ctx;
+    struct backend *backend;
+    aim_status status;
+    struct pool_block *idle; /* freed buffers, most recent first */
+};
+
+void exec_init(struct exec *ex, aim_context *ctx);
+
+/* Gives the pooled memory back to the system. Tensors from it must be gone. */
+void exec_clear(struct exec *ex);
+
+/* Records a failure (the first one counts) and returns NULL. */
+struct tensor *exec_fail(struct exec *ex, aim_status status);
+
+/* A tensor from the exec's pool, contents undefined; NULL (and a sticky error) when memory is out. */
+struct tensor *tensor_new(struct exec *ex, enum tensor_type type, int ndim, const int64_t *shape);
+
+/* For weights: memory owned by the tensor itself, tagged MEM_WEIGHTS; freed on the last drop. */
+struct tensor *tensor_new_weight(aim_context *ctx, enum tensor_type type, int ndim, const int64_t *shape);
+
+/* Borrows `data`, which must outlive the tensor. */
+struct tensor *tensor_borrow(aim_context *ctx, enum tensor_type type, int ndim, const int64_t *shape, const void *data);
+
+/* A tensor on the stack over memory of the caller's: never counted or freed. */
+struct tensor tensor_view(enum tensor_type type, void *data, int64_t n0, int64_t n1, int64_t n2, int64_t n3);
+
+struct tensor *tensor_keep(struct tensor *t); /* counts one more owner; NULL stays NULL */
+void tensor_drop(struct tensor *t);           /* NULL is allowed */
+
+/* The same data under another shape of as many elements, in place; NULL stays NULL. */
+struct tensor *tensor_reshape(struct exec *ex, struct tensor *t, int ndim, const int64_t *shape);
+
+int64_t tensor_count(const struct tensor *t);
+int64_t tensor_rows(const struct tensor *t); /* product of all dimensions but the last */
+int64_t tensor_cols(const struct tensor *t); /* the last dimension */
+
+/* Bytes of a type's element, and of a whole tensor (packed padding included); 0 when the size overflows. */
+size_t tensor_type_size(enum tensor_type type);
+size_t tensor_bytes(enum tensor_type type, int ndim, const int64_t *shape);
+
+static inline float *f32(const struct tensor *t)
+{
+    return t->data;
+}
+
+static inline int32_t *i32(const struct tensor *t)
+{
+    return t->data;
+}
+
+static inline float bf16_to_f32(uint16_t h)
+{
+    union {
+        uint32_t u;
+        float f;
+    } v = {.u = (uint32_t)h << 16};
+    return v.f;
+}
+
+/* Round to nearest even; NaN stays NaN. */
+static inline uint16_t bf16_from_f32(float x)
+{
+    union {
+        float f;
+        uint32_t u;
+    } v = {.f = x};
+    if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((v.u >> 16) | 0x40u);
+    return (uint16_t)((v.u + 0x7fffu + ((v.u >> 16) & 1u)) >> 16);
+}
+
+#define SHAPE(...) ((sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t))), ((const int64_t[]){__VA_ARGS__})
+
+#endif
