@@ -48,7 +48,7 @@ enum file_dtype file_dtype_find(const char *name);
  * and a data pointer that must not be read.
  */
 struct tensor_entry {
-    const char *name; /* UTF-8 */
+    const char *name; /* UTF-8 in safetensors; whatever it was in torch files */
     enum file_dtype dtype;
     int ndim;
     int64_t shape[TENSOR_MAX_DIMS];
