@@ -72,7 +72,8 @@ struct reader {
 
 static aim_status damaged(struct reader *r, const char *what)
 {
-    return aim_fail(r->ctx, AIM_ERR_FORMAT, "%s: damaged pickle: %s (byte %zu)", r->name, what, r->opcode_at);
+    aim_fail(r->ctx, AIM_ERR_FORMAT, "%s: damaged pickle: %s (byte %zu)", r->name, what, r->opcode_at);
+    return AIM_ERR_FORMAT; /* a constant: compilers then see that results are set on AIM_OK */
 }
 
 /* --------------------------------------------------------------------------------------------------- memory */

@@ -42,7 +42,8 @@ enum { STORAGE_TYPES = sizeof storage_types / sizeof *storage_types };
 
 static aim_status damaged(struct loader *l, const char *what)
 {
-    return aim_fail(l->ctx, AIM_ERR_FORMAT, "%s: damaged torch file: %s", l->name, what);
+    aim_fail(l->ctx, AIM_ERR_FORMAT, "%s: damaged torch file: %s", l->name, what);
+    return AIM_ERR_FORMAT;
 }
 
 /* --------------------------------------------------------------------------------------------------- storages */
@@ -108,6 +109,7 @@ static struct storage *find_storage(struct loader *l, const struct pickle_value 
 
 static aim_status storage_bytes(struct loader *l, const struct storage *storage, size_t *bytes)
 {
+    *bytes = 0;
     if (storage->dtype == FILE_DTYPES)
         return aim_fail(l->ctx, AIM_ERR_UNSUPPORTED, "%s: the storage type %.*s is not supported", l->name,
                         TEXT(&storage->type->global->name));
@@ -267,9 +269,8 @@ static aim_status build_entry(struct loader *l, const struct pickle_list *args, 
     if (args->count < 4 || args->items[0].type != PICKLE_PERSISTENT || !read_geometry(args, entry, &view))
         return aim_fail(l->ctx, AIM_ERR_FORMAT, "%s: damaged torch file: the tensor \"%s\" has no storage or shape", l->name,
                         entry->name);
-    struct storage described;
-    TRY(read_storage(l, args->items[0].persistent_id, &described));
-    struct storage *storage = find_storage(l, described.key);
+    /* collect_storages has looked at every persistent id */
+    struct storage *storage = find_storage(l, &args->items[0].persistent_id->list->items[2]);
     if (!storage) return damaged(l, "a tensor without storage");
     TRY(load_storage(l, storage));
     entry->dtype = storage->dtype;

@@ -72,7 +72,8 @@ static int memory_close(voidpf opaque, voidpf stream)
 
 static aim_status damaged(struct torch_zip *z, const char *what)
 {
-    return aim_fail(z->ctx, AIM_ERR_FORMAT, "%s: damaged zip archive: %s", z->name, what);
+    aim_fail(z->ctx, AIM_ERR_FORMAT, "%s: damaged zip archive: %s", z->name, what);
+    return AIM_ERR_FORMAT;
 }
 
 /* Name and description of minizip's current entry; names that do not fit come out as "". */
