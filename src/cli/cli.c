@@ -148,14 +148,17 @@ void cli_close(struct cli *cli)
 int cli_need_generator(struct cli *cli)
 {
     if (cli->info.has_generator) return STATUS_OK;
-    return cli_fail(cli, "the model holds a tokenizer alone, but '%s' needs the generator (stage 2): pass its folder or file "
-                         "with -m", cli->command->name);
+    return cli_fail(cli,
+                    "the model holds a tokenizer alone, but '%s' needs the generator (stage 2): pass its folder or file "
+                    "with -m",
+                    cli->command->name);
 }
 
 int cli_need_tokenizer(struct cli *cli)
 {
     if (cli->info.has_tokenizer) return STATUS_OK;
-    return cli_fail(cli, "the model holds no tokenizer, but '%s' needs one: pass its file with --tokenizer", cli->command->name);
+    return cli_fail(cli, "the model holds no tokenizer, but '%s' needs one: pass its file with --tokenizer",
+                    cli->command->name);
 }
 
 void cli_model_name(const struct cli *cli, char *name, size_t size)
@@ -194,19 +197,22 @@ bool cli_same_file(const char *a, const char *b)
 size_t cli_distance(const char *a, const char *b)
 {
     enum { LONGEST = 64 };
-    size_t n = strlen(b), row[LONGEST + 1];
-    if (n > LONGEST || strlen(a) > LONGEST) return SIZE_MAX;
-    for (size_t j = 0; j <= n; j++) row[j] = j;
-    for (size_t i = 0; a[i]; i++) { /* Wagner-Fischer, one row at a time */
-        size_t diagonal = row[0];
-        row[0] = i + 1;
-        for (size_t j = 0; j < n; j++) {
-            size_t above = row[j + 1];
-            size_t replace = diagonal + (tolower((unsigned char)a[i]) != tolower((unsigned char)b[j]));
-            size_t least = above < row[j] ? above + 1 : row[j] + 1;
-            row[j + 1] = replace < least ? replace : least;
-            diagonal = above;
+    size_t m = strlen(a), n = strlen(b), d[LONGEST + 1][LONGEST + 1];
+    if (m > LONGEST || n > LONGEST) return SIZE_MAX;
+    for (size_t i = 0; i <= m; i++) {
+        for (size_t j = 0; j <= n; j++) {
+            if (i == 0 || j == 0) {
+                d[i][j] = i + j;
+                continue;
+            }
+            int x = tolower((unsigned char)a[i - 1]), y = tolower((unsigned char)b[j - 1]);
+            size_t best = d[i - 1][j - 1] + (x != y);
+            if (d[i - 1][j] + 1 < best) best = d[i - 1][j] + 1;
+            if (d[i][j - 1] + 1 < best) best = d[i][j - 1] + 1;
+            bool swapped = i > 1 && j > 1 && x == tolower((unsigned char)b[j - 2]) && y == tolower((unsigned char)a[i - 2]);
+            if (swapped && d[i - 2][j - 2] + 1 < best) best = d[i - 2][j - 2] + 1;
+            d[i][j] = best;
         }
     }
-    return row[n];
+    return d[m][n];
 }

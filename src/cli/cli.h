@@ -28,10 +28,10 @@ struct cli {
 };
 
 /* Returns from the enclosing function when a step has failed. */
-#define CLI_TRY(call)                        \
-    do {                                     \
-        int cli_try_ = (call);               \
-        if (cli_try_ != STATUS_OK) return cli_try_; \
+#define CLI_TRY(call)                                                                                                          \
+    do {                                                                                                                       \
+        int cli_try_ = (call);                                                                                                 \
+        if (cli_try_ != STATUS_OK) return cli_try_;                                                                            \
     } while (0)
 
 /* "aim COMMAND: message (try 'aim COMMAND --help')" on stderr; returns STATUS_USAGE. */
@@ -73,7 +73,7 @@ int64_t cli_picture_chunk(int size, int64_t count);
 /* True when both paths name one existing file. */
 bool cli_same_file(const char *a, const char *b);
 
-/* Number of single-character edits between two names, case ignored: for suggestions. */
+/* Edits between two names (a character more, less, changed, or two swapped), case ignored: for suggestions. */
 size_t cli_distance(const char *a, const char *b);
 
 int command_generate(struct cli *cli);

@@ -33,10 +33,11 @@ static void print_option(const struct option *o)
     size_t used = (size_t)snprintf(text, sizeof text, "%s", o->help);
     if (o->type == OPTION_CHOICE) used += (size_t)snprintf(text + used, sizeof text - used, ": %s", o->range);
     if (o->initial) snprintf(text + used, sizeof text - used, " [default: %s]", o->initial);
-    printf("%-*s", OPTION_COLUMN, left);
-    int column = OPTION_COLUMN;
-    if (strlen(left) >= OPTION_COLUMN - 1) printf("\n%*s", OPTION_COLUMN, "");
-    print_wrapped(text, column, OPTION_COLUMN);
+    if (strlen(left) < OPTION_COLUMN - 1)
+        printf("%-*s", OPTION_COLUMN, left);
+    else
+        printf("%s\n%*s", left, OPTION_COLUMN, "");
+    print_wrapped(text, OPTION_COLUMN, OPTION_COLUMN);
 }
 
 static void print_group(const struct command *command, enum option_group group, const char *title)

@@ -54,7 +54,8 @@ static void parent_of(char *path)
 static int check_folder(struct cli *cli, const char *folder)
 {
     if (!is_folder(folder)) return cli_fail(cli, "cannot write into '%s': it is not a folder", folder);
-    if (access(folder, W_OK | X_OK) != 0) return cli_fail(cli, "cannot write into the folder '%s': %s", folder, strerror(errno));
+    if (access(folder, W_OK | X_OK) != 0)
+        return cli_fail(cli, "cannot write into the folder '%s': %s", folder, strerror(errno));
     return STATUS_OK;
 }
 
@@ -63,7 +64,7 @@ int output_check(struct cli *cli, const char *option, const char *path, int kind
     char folder[PATH_MAX];
     struct stat st;
     *kind = kind_of(path);
-    if (!(*kind & kinds)) return refuse_kind(cli, option, path, kinds);
+    if (!((int)*kind & kinds)) return refuse_kind(cli, option, path, kinds);
     if (strlen(path) >= sizeof folder - 16) return cli_fail(cli, "the path given with --%s is too long", option);
     strcpy(folder, path);
     if (*kind == OUTPUT_FOLDER) { /* what is missing will be made inside the nearest folder that exists */

@@ -76,7 +76,8 @@ int pictures_collect(struct cli *cli, struct picture_list *list)
     for (int i = 0; i < cli->args.input_count; i++) {
         const char *path = cli->args.inputs[i];
         struct stat st;
-        if (stat(path, &st) != 0 || access(path, R_OK) != 0) return cli_fail(cli, "cannot read '%s': %s", path, strerror(errno));
+        if (stat(path, &st) != 0 || access(path, R_OK) != 0)
+            return cli_fail(cli, "cannot read '%s': %s", path, strerror(errno));
         CLI_TRY(S_ISDIR(st.st_mode) ? append_folder(cli, list, path) : append(cli, list, strdup(path)));
     }
     return STATUS_OK;
@@ -103,7 +104,8 @@ int codes_read(struct cli *cli, const char *path, aim_array *codes, int64_t *cou
 {
     CLI_TRY(cli_library(cli, aim_array_read(cli->ctx, path, NULL, codes)));
     if (codes->ndim < 1 || codes->ndim > 2)
-        return cli_fail(cli, "%s: codes have the shape (pictures, tokens), but this array has %d dimensions", path, codes->ndim);
+        return cli_fail(cli, "%s: codes have the shape (pictures, tokens), but this array has %d dimensions", path,
+                        codes->ndim);
     *count = codes->ndim == 2 ? codes->shape[0] : 1;
     *tokens = codes->shape[codes->ndim - 1];
     if (*count < 1 || *tokens < 1) return cli_fail(cli, "%s: the array is empty", path);

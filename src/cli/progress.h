@@ -11,13 +11,13 @@
 #include "aim.h"
 
 struct progress {
-    bool bar;             /* stderr is a terminal and -q was not given */
-    bool quiet;           /* informational messages are dropped */
-    bool drawn;           /* a bar stands on the terminal's current line */
-    bool own;             /* the command counts, not the library: see progress_begin */
-    char what[32];        /* the phase on show */
-    int64_t done, total;  /* of that phase */
-    int64_t first;        /* done when the phase began: the rate counts from there */
+    bool bar;              /* stderr is a terminal and -q was not given */
+    bool quiet;            /* informational messages are dropped */
+    bool drawn;            /* a bar stands on the terminal's current line */
+    bool own;              /* the command counts, not the library: see progress_begin */
+    char what[32];         /* the phase on show */
+    int64_t done, total;   /* of that phase */
+    int64_t first;         /* done when the phase began: the rate counts from there */
     double began, redrawn; /* seconds */
 };
 

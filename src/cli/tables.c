@@ -27,8 +27,8 @@ const struct option options_table[] = {
      "pictures painted together; 0 is chosen to fit in memory. It does not change the pictures"},
     {"preset", 0, "NAME", OPTION_CHOICE, AT(preset), 0, 0, "AiM-B|AiM-L|AiM-XL|AiM-1B|tiny", NULL, FOR_INIT, GROUP_COMMAND,
      "size of the model"},
-    {"seed", 0, "S", OPTION_SEED, AT(seed), 0, 0, "a whole number from 0 to 18446744073709551615", "0",
-     FOR_GENERATE | FOR_INIT, GROUP_COMMAND, "start of the random numbers; the same seed gives the same result"},
+    {"seed", 0, "S", OPTION_SEED, AT(seed), 0, 0, "a whole number from 0 to 18446744073709551615", "0", FOR_GENERATE | FOR_INIT,
+     GROUP_COMMAND, "start of the random numbers; the same seed gives the same result"},
     {"size", 0, "N", OPTION_INTEGER, AT(size), 1, 65536, "1 to 65536", NULL, FOR_PICTURES, GROUP_COMMAND,
      "pixels along one side that pictures are scaled and cropped to; by default the model's, or 256 for a tokenizer alone"},
     {"codes", 0, "FILE.npy", OPTION_TEXT, AT(codes), 0, 0, NULL, NULL, FOR_SCORE, GROUP_COMMAND,
@@ -46,7 +46,7 @@ const struct option options_table[] = {
      "where the tokenizer is, when it is not with the model"},
     {"weights", 0, "TYPE", OPTION_CHOICE, AT(weights), 0, 0, "auto|f32|bf16", "auto", FOR_MODEL, GROUP_MODEL,
      "how matrices are kept; auto takes bf16 where nothing is lost by it"},
-    {"pos-offset", 0, "OFFSET", OPTION_CHOICE, AT(pos_offset), 0, 0, "auto|0|1", "auto", FOR_MODEL, GROUP_MODEL,
+    {"pos-offset", 0, "N", OPTION_CHOICE, AT(pos_offset), 0, 0, "auto|0|1", "auto", FOR_MODEL, GROUP_MODEL,
      "position convention in decoding: 0 as in training, 1 as in the official decoder; auto asks the model"},
 
     {"device", 0, "NAME", OPTION_CHOICE, AT(device), 0, 0, "cpu", "cpu", FOR_ALL, GROUP_GENERAL, "where to compute"},
@@ -54,16 +54,15 @@ const struct option options_table[] = {
      "instructions to use: generic, avx2, avx512; by default $AIM_CPU, else the best that this machine has"},
     {"threads", 0, "N", OPTION_INTEGER, AT(threads), 0, 1024, "0 to 1024", "0", FOR_ALL, GROUP_GENERAL,
      "0 is one per available core. It does not change the result"},
-    {"json", 0, NULL, OPTION_FLAG, AT(json), 0, 0, NULL, NULL, FOR_ALL, GROUP_GENERAL,
-     "print results as one JSON object"},
+    {"json", 0, NULL, OPTION_FLAG, AT(json), 0, 0, NULL, NULL, FOR_ALL, GROUP_GENERAL, "print results as one JSON object"},
     {"quiet", 'q', NULL, OPTION_FLAG, AT(quiet), 0, 0, NULL, NULL, FOR_ALL, GROUP_GENERAL,
      "no progress bar and no notes on stderr; warnings stay"},
     {"help", 'h', NULL, OPTION_FLAG, AT(help), 0, 0, NULL, NULL, FOR_ALL, GROUP_GENERAL, "print this page"},
     {0},
 };
 
-#define PICTURE_OUTPUT                                                                                                  \
-    "OUT ending in .png is one picture, or a grid of several; a folder (existing, or written with a slash at the end: "  \
+#define PICTURE_OUTPUT                                                                                                         \
+    "OUT ending in .png is one picture, or a grid of several; a folder (existing, or written with a slash at the end: "        \
     "DIR/) gets 000000.png and so on; .npz gets arr_0, uint8 (pictures, height, width, 3)"
 
 const struct command commands_table[] = {
@@ -84,8 +83,8 @@ const struct command commands_table[] = {
      "an int64 array (pictures, tokens); the tokens of a picture go row by row.",
      "aim encode -m aim-base photo.jpg -o codes.npy\n"
      "aim encode --tokenizer vq_ds16_c2i.pt --size 384 holiday/ -o codes.npy"},
-    {"decode", FOR_DECODE, command_decode, "turn codes back into pictures", "[-m PATH] codes.npy -o OUT", "output",
-     "codes.npy", false, "The codes are integers (pictures, tokens), or (tokens) for one picture, of square pictures.",
+    {"decode", FOR_DECODE, command_decode, "turn codes back into pictures", "[-m PATH] codes.npy -o OUT", "output", "codes.npy",
+     false, "The codes are integers (pictures, tokens), or (tokens) for one picture, of square pictures.",
      PICTURE_OUTPUT ". OUT ending in .npy gets the decoder's raw output, float32 (pictures, 3, height, width), about -1 to 1.",
      "aim decode -m aim-base codes.npy -o pictures.png\n"
      "aim decode --tokenizer vq_ds16_c2i.pt codes.npy -o raw.npy"},
@@ -112,7 +111,8 @@ const struct command commands_table[] = {
      "aim init --preset tiny -o tiny\n"
      "aim init --preset AiM-B -o untrained --seed 1"},
     {"info", FOR_INFO, command_info, "describe a model: sizes, parameters, memory", "[-m PATH] [--tensors] [--json]", NULL,
-     NULL, false, "Memory is what 'aim generate' needs, weights included, for one picture and for eight at once, with guidance.",
+     NULL, false,
+     "Memory is what 'aim generate' needs, weights included, for one picture and for eight at once, with guidance.",
      "a table on stdout, or one JSON object with --json.",
      "aim info -m aim-base\n"
      "aim info -m aim_b.bin --tensors\n"
