@@ -113,7 +113,7 @@ static aim_status decode(struct png_job *job)
 
 aim_status image_png_decode(struct image_source *source)
 {
-    struct png_job job = {.ctx = source->ctx, .source = source};
+    struct png_job job = {.ctx = source->ctx, .source = source, .message = "libpng does not start"};
     aim_status status = decode(&job);
     png_destroy_read_struct(&job.png, &job.info, NULL);
     if (status == AIM_OK || job.status != AIM_OK) return status;
@@ -175,9 +175,9 @@ static aim_status convert_text(aim_context *ctx, const char *path, const aim_tex
     static char nothing[] = "";
     for (size_t i = 0; i < count; i++) {
         const char *key = text[i].key, *value = text[i].value;
-        if (!is_keyword(key))
-            return aim_fail(ctx, AIM_ERR_ARGUMENT, "cannot write %s: \"%s\" cannot name a PNG text", path, key);
-        if (!is_utf8(value))
+        if (!key || !is_keyword(key))
+            return aim_fail(ctx, AIM_ERR_ARGUMENT, "cannot write %s: \"%s\" cannot name a PNG text", path, key ? key : "");
+        if (!value || !is_utf8(value))
             return aim_fail(ctx, AIM_ERR_ARGUMENT, "cannot write %s: the text \"%s\" is not valid UTF-8", path, key);
         bool international = !is_ascii(value);
         out[i] = (png_text){.compression = international ? PNG_ITXT_COMPRESSION_NONE : PNG_TEXT_COMPRESSION_NONE,
@@ -215,7 +215,7 @@ static aim_status write_png(aim_context *ctx, struct file_writer *out, const aim
 {
     png_text *converted = mem_zero(ctx, text_count + 1, sizeof *converted, MEM_IMAGE);
     if (!converted) return AIM_ERR_MEMORY;
-    struct png_job job = {.ctx = ctx, .out = out};
+    struct png_job job = {.ctx = ctx, .out = out, .message = "libpng does not start"};
     aim_status status = convert_text(ctx, out->path, text, text_count, converted);
     if (status == AIM_OK) {
         status = encode(&job, image, converted, text_count);

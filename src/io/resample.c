@@ -165,7 +165,8 @@ static void resample_rows(const uint8_t *in, size_t stride, size_t rows, const s
 }
 
 /* `in` starts at input row taps->first; rows are `lanes` bytes long and `stride` apart. */
-static void resample_columns(const uint8_t *in, size_t stride, size_t lanes, const struct taps *taps, size_t count, uint8_t *out)
+static void resample_columns(const uint8_t *in, size_t stride, size_t lanes, const struct taps *taps, size_t count,
+                             uint8_t *out)
 {
     for (size_t y = 0; y < count; y++, out += lanes) {
         const uint8_t *from = in + (size_t)(taps->at[y].first - taps->first) * stride;
@@ -308,8 +309,8 @@ aim_status image_short_side_size(aim_context *ctx, const aim_image *image, int s
 {
     TRY(check_side(ctx, image, side));
     bool upright = image->width <= image->height;
-    int brief = upright ? image->width : image->height, lengthy = upright ? image->height : image->width;
-    int64_t scaled = (int64_t)side * lengthy / brief;
+    int shorter = upright ? image->width : image->height, longer = upright ? image->height : image->width;
+    int64_t scaled = (int64_t)side * longer / shorter;
     if (scaled > INT_MAX)
         return aim_fail(ctx, AIM_ERR_ARGUMENT, "a picture of %d x %d pixels is too narrow for a short side of %d", image->width,
                         image->height, side);
@@ -329,7 +330,7 @@ aim_status image_aim_eval(aim_context *ctx, const aim_image *image, int resize, 
     *out = (aim_image){0};
     if (size < 1 || size > resize)
         return aim_fail(ctx, AIM_ERR_ARGUMENT, "a crop of %d does not fit into pictures with a short side of %d", size, resize);
-    int width, height;
+    int width = 0, height = 0;
     TRY(image_short_side_size(ctx, image, resize, &width, &height));
     struct image_window window = {crop_offset(width, size), crop_offset(height, size), size, size};
     return image_resample(ctx, image, width, height, AIM_FILTER_LANCZOS, &window, out);

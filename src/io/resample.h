@@ -1,6 +1,7 @@
 /*
  * Resampling that equals Pillow's Image.resize byte for byte, and the two evaluation transforms built on it. Models are
- * trained and judged on pictures that Pillow scaled; any other resampler shifts every number that follows.
+ * trained and judged on pictures that Pillow scaled; any other resampler shifts every number that follows. The model is
+ * Pillow up to version 12; version 13 runs the vertical pass first for some tall pictures, which moves a few bytes.
  */
 #ifndef AIM_IO_RESAMPLE_H
 #define AIM_IO_RESAMPLE_H
