@@ -1,7 +1,21 @@
-/* Small ops: embedding, silu, add, layout changes, cross entropy. */
+/* Small ops: embedding, slices, silu, add, layout changes, cross entropy. */
 #include "cpu/kernels/kernels.h"
 
 #include <math.h>
+
+#include "cpu/kernels/gemm.h"
+
+/* Row `id` of a table (V,d) of any type. */
+static void table_row(const struct tensor *table, int64_t id, float *out)
+{
+    int64_t d = table->shape[1];
+    if (table->type == T_F32)
+        memcpy(out, f32(table) + id * d, (size_t)d * sizeof(float));
+    else if (table->type == T_BF16)
+        for (int64_t i = 0; i < d; i++) out[i] = bf16_to_f32(((const uint16_t *)table->data)[id * d + i]);
+    else
+        for (int64_t i = 0; i < d; i++) out[i] = gemm_packed_at(table, id, i);
+}
 
 aim_status KERNEL(embedding)(struct backend *be, const struct tensor *tokens, const struct tensor *positions,
                              const struct tensor *ids, const struct tensor *pos, struct tensor *y)
@@ -9,11 +23,34 @@ aim_status KERNEL(embedding)(struct backend *be, const struct tensor *tokens, co
     int64_t M = tensor_count(ids), d = tensor_cols(tokens);
 #pragma omp parallel for num_threads(be->threads) schedule(static) if (M > 64)
     for (int64_t m = 0; m < M; m++) {
-        const float *token = f32(tokens) + i32(ids)[m] * d;
-        const float *position = positions && i32(pos)[m] >= 0 ? f32(positions) + i32(pos)[m] * d : NULL;
         float *out = f32(y) + m * d;
-        for (int64_t i = 0; i < d; i++) out[i] = position ? token[i] + position[i] : token[i];
+        table_row(tokens, i32(ids)[m], out);
+        if (!positions || i32(pos)[m] < 0) continue;
+        const float *position = f32(positions) + i32(pos)[m] * d;
+        for (int64_t i = 0; i < d; i++) out[i] += position[i];
     }
+    return AIM_OK;
+}
+
+aim_status KERNEL(prepend)(struct backend *be, const struct tensor *first, const struct tensor *rest, struct tensor *y)
+{
+    int64_t B = first->shape[0], d = first->shape[1], T = tensor_count(rest) / (B * d);
+    (void)be;
+    for (int64_t b = 0; b < B; b++) {
+        float *out = f32(y) + b * (T + 1) * d;
+        memcpy(out, f32(first) + b * d, (size_t)d * sizeof(float));
+        memcpy(out + d, f32(rest) + b * T * d, (size_t)(T * d) * sizeof(float));
+    }
+    return AIM_OK;
+}
+
+aim_status KERNEL(slice_add)(struct backend *be, const struct tensor *x, int64_t from, const struct tensor *bias,
+                             struct tensor *y)
+{
+    int64_t B = y->shape[0], n = tensor_cols(y), m = tensor_cols(x);
+    (void)be;
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t i = 0; i < n; i++) f32(y)[b * n + i] = f32(x)[b * m + from + i] + f32(bias)[i];
     return AIM_OK;
 }
 

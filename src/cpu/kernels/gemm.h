@@ -103,6 +103,21 @@ static inline void gemm_panel(bool bf16, int64_t rows, int64_t K, const float *x
     }
 }
 
+/* Where output j of line k stands in a bf16 panel: pairs of vectors share their 32-bit lanes. */
+static inline int64_t gemm_bf16_at(int64_t k, int64_t j)
+{
+    int64_t pair = j / (2 * VLEN), half = j / VLEN % 2, lane = j % VLEN;
+    return k * PANEL + (pair * VLEN + lane) * 2 + half;
+}
+
+/* Element (n, k) of a packed matrix. */
+static inline float gemm_packed_at(const struct tensor *w, int64_t n, int64_t k)
+{
+    int64_t panel = n / PANEL * PANEL * w->shape[1], j = n % PANEL;
+    if (w->type == T_BF16_PACKED) return bf16_to_f32(((const uint16_t *)w->data)[panel + gemm_bf16_at(k, j)]);
+    return ((const float *)w->data)[panel + k * PANEL + j];
+}
+
 /* Packs rows n0 .. n0+PANEL of w (N, K; element (n, k) at n*ldn + k*ldk) into one panel; rows past N are zero. */
 static inline void gemm_pack_panel(const struct tensor *w, int64_t N, int64_t K, int64_t n0, bool to_bf16, void *panel)
 {
@@ -114,13 +129,10 @@ static inline void gemm_pack_panel(const struct tensor *w, int64_t N, int64_t K,
                 int64_t at = (n0 + j) * K + k;
                 value = w->type == T_BF16 ? bf16_to_f32(((const uint16_t *)w->data)[at]) : ((const float *)w->data)[at];
             }
-            if (to_bf16) {
-                /* output j = pair*2*VLEN + half*VLEN + lane  ->  halfword (pair*VLEN + lane)*2 + half */
-                int64_t pair = j / (2 * VLEN), half = j / VLEN % 2, lane = j % VLEN;
-                ((uint16_t *)panel)[k * PANEL + (pair * VLEN + lane) * 2 + half] = bf16_from_f32(value);
-            } else {
+            if (to_bf16)
+                ((uint16_t *)panel)[gemm_bf16_at(k, j)] = bf16_from_f32(value);
+            else
                 ((float *)panel)[k * PANEL + j] = value;
-            }
         }
     }
 }

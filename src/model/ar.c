@@ -1,0 +1,255 @@
+#include "model/ar.h"
+
+#include <math.h>
+
+/* -------------------------------------------------------------------------------------- the parameter table */
+
+static aim_status describe_layer(const struct ar_config *c, struct params *t, int i)
+{
+    int64_t d = c->d_model, E = ar_inner(c), C = ar_conv_width(c), H = ar_heads(c), W = ar_in_width(c);
+    double root = 1 / sqrt((double)d);
+    if (c->adaln_group)
+        TRY(params_add(t, INIT_NORMAL, root, SHAPE(1, 3, d), "backbone.layers.%d.scale_shift_table", i));
+    TRY(params_add(t, INIT_ONE, 0, SHAPE(d), "backbone.layers.%d.norm.weight", i));
+    TRY(params_add(t, INIT_DT_BIAS, 0, SHAPE(H), "backbone.layers.%d.mixer.dt_bias", i));
+    TRY(params_add(t, INIT_A_LOG, 0, SHAPE(H), "backbone.layers.%d.mixer.A_log", i));
+    TRY(params_add(t, INIT_ONE, 0, SHAPE(H), "backbone.layers.%d.mixer.D", i));
+    TRY(params_add(t, INIT_UNIFORM, root, SHAPE(W, d), "backbone.layers.%d.mixer.in_proj.weight", i));
+    TRY(params_add(t, INIT_UNIFORM, 0.5, SHAPE(C, 1, 4), "backbone.layers.%d.mixer.conv1d.weight", i));
+    TRY(params_add(t, INIT_UNIFORM, 0.5, SHAPE(C), "backbone.layers.%d.mixer.conv1d.bias", i));
+    TRY(params_add(t, INIT_ONE, 0, SHAPE(E), "backbone.layers.%d.mixer.norm.weight", i));
+    /* kaiming-uniform over fan_in = E, then divided by the root of the number of residual additions */
+    double bound = 1 / sqrt((double)E) / sqrt((double)c->n_layer);
+    TRY(params_add(t, INIT_UNIFORM, bound, SHAPE(d, E), "backbone.layers.%d.mixer.out_proj.weight", i));
+    if (c->adaln_group) return AIM_OK;
+    TRY(params_add(t, INIT_ZERO, 0, SHAPE(3 * d, d), "backbone.layers.%d.adaLN_modulation.1.weight", i));
+    return params_add(t, INIT_ZERO, 0, SHAPE(3 * d), "backbone.layers.%d.adaLN_modulation.1.bias", i);
+}
+
+aim_status ar_describe(const struct ar_config *c, struct params *t)
+{
+    int64_t d = c->d_model, G = c->num_groups;
+    const double embedding = 0.02;
+    TRY(params_add(t, INIT_NORMAL, embedding, SHAPE(c->vocab_size, d), "backbone.embeddings.word_embeddings.weight"));
+    TRY(params_add(t, INIT_NORMAL, embedding, SHAPE(c->num_tokens + 1, d), "backbone.embeddings.position_embeddings.weight"));
+    TRY(params_add(t, INIT_NORMAL, embedding, SHAPE(c->num_classes + 1, d), "backbone.cls_embed.embedding_table.weight"));
+    if (c->adaln_group) {
+        TRY(params_add(t, INIT_UNIFORM, 1 / sqrt((double)d), SHAPE(G * 3 * d, d), "backbone.adaln_group.1.weight"));
+        TRY(params_add(t, INIT_ZERO, 0, SHAPE(G * 3 * d), "backbone.adaln_group.1.bias"));
+    }
+    TRY(params_add(t, INIT_ONE, 0, SHAPE(d), "backbone.final_layer.norm_final.weight"));
+    TRY(params_add(t, INIT_ZERO, 0, SHAPE(2 * d, d), "backbone.final_layer.adaLN_modulation.1.weight"));
+    TRY(params_add(t, INIT_ZERO, 0, SHAPE(2 * d), "backbone.final_layer.adaLN_modulation.1.bias"));
+    for (int i = 0; i < c->n_layer; i++) TRY(describe_layer(c, t, i));
+    return params_add(t, INIT_ONE, 0, SHAPE(d), "backbone.norm_f.weight");
+}
+
+int64_t ar_weight_bytes(const struct ar_config *c, bool bf16)
+{
+    int64_t d = c->d_model, size = bf16 ? 2 : 4;
+    int64_t layer = (ar_in_width(c) + PANEL + ar_inner(c) + PANEL) * d, adaln = (c->adaln_group ? 0 : 3 * d * d);
+    int64_t shared = (c->adaln_group ? c->num_groups * 3 * d * d : 0) + (c->num_tokens + c->num_classes + 2) * d + 2 * d * d;
+    return c->n_layer * (layer * size + (adaln + 8 * ar_conv_width(c) + 8 * d) * 4) + c->vocab_size * d * size + shared * 4;
+}
+
+/* ---------------------------------------------------------------------------------------- building, freeing */
+
+static aim_status build_layer(struct ar *ar, const struct params *t, aim_weights weights, int i)
+{
+    struct ar_layer *l = &ar->layers[i];
+    struct backend *be = (struct backend *)(uintptr_t)ar->ctx->backend;
+    bool bf16 = weights == AIM_WEIGHTS_BF16, exact = weights == AIM_WEIGHTS_AUTO, group = ar->config.adaln_group;
+#define F32(slot, name) l->slot = params_f32(t, params_find(t, "backbone.layers.%d." name, i))
+#define PACKED(slot, name) l->slot = params_packed(t, params_find(t, "backbone.layers.%d." name, i), be, bf16, exact)
+    F32(norm, "norm.weight");
+    F32(dt_bias, "mixer.dt_bias");
+    F32(A_log, "mixer.A_log");
+    F32(D, "mixer.D");
+    PACKED(in_proj, "mixer.in_proj.weight");
+    F32(conv_w, "mixer.conv1d.weight");
+    F32(conv_b, "mixer.conv1d.bias");
+    F32(mixer_norm, "mixer.norm.weight");
+    PACKED(out_proj, "mixer.out_proj.weight");
+    if (group) {
+        F32(table, "scale_shift_table");
+    } else {
+        F32(adaln_w, "adaLN_modulation.1.weight");
+        F32(adaln_b, "adaLN_modulation.1.bias");
+    }
+#undef F32
+#undef PACKED
+    bool adaln = group ? l->table != NULL : l->adaln_w && l->adaln_b;
+    bool whole = l->norm && l->dt_bias && l->A_log && l->D && l->in_proj && l->conv_w && l->conv_b && l->mixer_norm && l->out_proj;
+    return whole && adaln ? AIM_OK : AIM_ERR_MEMORY;
+}
+
+aim_status ar_build(const struct ar_config *config, const struct params *t, aim_weights weights, int pos_offset, struct ar **out)
+{
+    aim_context *ctx = t->ctx;
+    struct ar *ar = *out = mem_zero(ctx, 1, sizeof *ar, MEM_MISC);
+    if (!ar) return AIM_ERR_MEMORY;
+    ar->ctx = ctx;
+    ar->config = *config;
+    ar->pos_offset = pos_offset;
+    ar->layers = mem_zero(ctx, (size_t)config->n_layer, sizeof *ar->layers, MEM_MISC);
+    if (!ar->layers) return AIM_ERR_MEMORY;
+    for (int i = 0; i < config->n_layer; i++) {
+        TRY(aim_progress(ctx, "loading layers", i, config->n_layer));
+        TRY(build_layer(ar, t, weights, i));
+    }
+    TRY(aim_progress(ctx, "loading layers", config->n_layer, config->n_layer));
+    struct backend *be = (struct backend *)(uintptr_t)ctx->backend;
+    ar->words = params_packed(t, params_find(t, "backbone.embeddings.word_embeddings.weight"), be, weights == AIM_WEIGHTS_BF16,
+                              weights == AIM_WEIGHTS_AUTO);
+    ar->positions = params_f32(t, params_find(t, "backbone.embeddings.position_embeddings.weight"));
+    ar->classes = params_f32(t, params_find(t, "backbone.cls_embed.embedding_table.weight"));
+    ar->norm_f = params_f32(t, params_find(t, "backbone.norm_f.weight"));
+    ar->norm_final = params_f32(t, params_find(t, "backbone.final_layer.norm_final.weight"));
+    ar->final_w = params_f32(t, params_find(t, "backbone.final_layer.adaLN_modulation.1.weight"));
+    ar->final_b = params_f32(t, params_find(t, "backbone.final_layer.adaLN_modulation.1.bias"));
+    if (config->adaln_group) {
+        ar->group_w = params_f32(t, params_find(t, "backbone.adaln_group.1.weight"));
+        ar->group_b = params_f32(t, params_find(t, "backbone.adaln_group.1.bias"));
+        if (!ar->group_w || !ar->group_b) return AIM_ERR_MEMORY;
+    }
+    bool whole = ar->words && ar->positions && ar->classes && ar->norm_f && ar->norm_final && ar->final_w && ar->final_b;
+    return whole ? AIM_OK : AIM_ERR_MEMORY;
+}
+
+void ar_free(struct ar *ar)
+{
+    if (!ar) return;
+    for (int i = 0; ar->layers && i < ar->config.n_layer; i++) {
+        struct ar_layer *l = &ar->layers[i];
+        struct tensor *all[] = {l->norm,   l->table, l->adaln_w, l->adaln_b, l->in_proj,    l->conv_w,
+                                l->conv_b, l->dt_bias, l->A_log, l->D,       l->mixer_norm, l->out_proj};
+        for (size_t k = 0; k < sizeof all / sizeof all[0]; k++) tensor_drop(all[k]);
+    }
+    struct tensor *all[] = {ar->words,  ar->positions,  ar->classes, ar->group_w, ar->group_b,
+                            ar->norm_f, ar->norm_final, ar->final_w, ar->final_b};
+    for (size_t k = 0; k < sizeof all / sizeof all[0]; k++) tensor_drop(all[k]);
+    mem_free(ar->layers);
+    mem_free(ar);
+}
+
+/* ------------------------------------------------------------------------------------ conditioning (spec B6) */
+
+struct tensor *ar_class_embedding(struct exec *ex, const struct ar *ar, const int32_t *labels, int64_t count)
+{
+    struct tensor ids = tensor_view(T_I32, (void *)(uintptr_t)labels, count, 0, 0, 0);
+    return op_embedding(ex, ar->classes, OP_NONE, &ids, OP_NONE);
+}
+
+struct ar_conditions ar_conditions(struct exec *ex, const struct ar *ar, const struct tensor *e)
+{
+    struct ar_conditions c = {.silu = op_silu(ex, e)};
+    if (ar->group_w) c.groups = op_linear(ex, c.silu, ar->group_w, ar->group_b);
+    return c;
+}
+
+struct tensor *ar_modulation(struct exec *ex, const struct ar *ar, const struct ar_conditions *c, int layer)
+{
+    const struct ar_layer *l = &ar->layers[layer];
+    if (!ar->group_w) return op_linear(ex, c->silu, l->adaln_w, l->adaln_b);
+    int64_t group = layer % ar->config.num_groups; /* round-robin */
+    return op_slice_add(ex, c->groups, group * 3 * ar->config.d_model, l->table);
+}
+
+struct tensor *ar_final_modulation(struct exec *ex, const struct ar *ar, const struct ar_conditions *c)
+{
+    return op_linear(ex, c->silu, ar->final_w, ar->final_b);
+}
+
+void ar_conditions_drop(struct ar_conditions *c)
+{
+    tensor_drop(c->silu);
+    tensor_drop(c->groups);
+}
+
+/* --------------------------------------------------------------------------------- the network (spec B3, C) */
+
+/* The Mamba-2 mixer: m (B,T,d) -> (B,T,d). */
+static struct tensor *mixer(struct exec *ex, const struct ar_layer *l, const struct tensor *m)
+{
+    struct tensor *zxbcdt = op_linear(ex, m, l->in_proj, OP_NONE);
+    struct tensor *xbc = op_causal_conv1d_silu(ex, zxbcdt, l->conv_w, l->conv_b);
+    struct tensor *y = op_ssd(ex, xbc, zxbcdt, l->A_log, l->dt_bias, l->D);
+    tensor_drop(xbc);
+    struct tensor *o = op_gated_rms_norm(ex, y, zxbcdt, l->mixer_norm);
+    tensor_drop(y);
+    tensor_drop(zxbcdt);
+    struct tensor *out = op_linear(ex, o, l->out_proj, OP_NONE);
+    tensor_drop(o);
+    return out;
+}
+
+/* Class token, then tokens with their positions: (B,T,d). */
+static struct tensor *embed(struct exec *ex, const struct ar *ar, const struct tensor *e, const int32_t *codes, int64_t B)
+{
+    int64_t T = ar->config.num_tokens, fed = T - 1;
+    if (fed == 0) return tensor_reshape(ex, tensor_keep((struct tensor *)(uintptr_t)e), SHAPE(B, 1, ar->config.d_model));
+    struct tensor *ids = tensor_new(ex, T_I32, SHAPE(B * fed)), *pos = tensor_new(ex, T_I32, SHAPE(B * fed));
+    for (int64_t b = 0; ids && pos && b < B; b++)
+        for (int64_t t = 0; t < fed; t++) {
+            i32(ids)[b * fed + t] = codes[b * T + t];
+            i32(pos)[b * fed + t] = (int32_t)t + ar->pos_offset;
+        }
+    struct tensor *rest = op_embedding(ex, ar->words, ar->positions, ids, pos);
+    struct tensor *x = op_prepend(ex, e, rest);
+    tensor_drop(ids);
+    tensor_drop(pos);
+    tensor_drop(rest);
+    return x;
+}
+
+struct tensor *ar_forward(struct exec *ex, const struct ar *ar, const int32_t *labels, const int32_t *codes, int64_t B)
+{
+    struct tensor *e = ar_class_embedding(ex, ar, labels, B);
+    struct ar_conditions conditions = ar_conditions(ex, ar, e);
+    struct tensor *r = embed(ex, ar, e, codes, B);
+    struct tensor *h = NULL, *mod = NULL; /* the previous layer's output and modulation, whose gate is still due */
+    for (int i = 0; i < ar->config.n_layer; i++) {
+        struct tensor *mod_i = ar_modulation(ex, ar, &conditions, i);
+        struct tensor *m =
+            op_residual_rms_norm_modulate(ex, &r, i ? h : OP_NONE, i ? mod : OP_NONE, ar->layers[i].norm, mod_i);
+        tensor_drop(h);
+        tensor_drop(mod);
+        mod = mod_i;
+        h = mixer(ex, &ar->layers[i], m);
+        tensor_drop(m);
+    }
+    struct tensor *n = op_residual_rms_norm_modulate(ex, &r, h, mod, ar->norm_f, OP_NONE);
+    struct tensor *final = ar_final_modulation(ex, ar, &conditions);
+    struct tensor *o = op_residual_rms_norm_modulate(ex, &n, OP_NONE, OP_NONE, ar->norm_final, final);
+    struct tensor *logits = op_linear(ex, o, ar->words, OP_NONE);
+    tensor_drop(o);
+    tensor_drop(n);
+    tensor_drop(final);
+    tensor_drop(h);
+    tensor_drop(mod);
+    tensor_drop(r);
+    tensor_drop(e);
+    ar_conditions_drop(&conditions);
+    return logits;
+}
+
+/* -------------------------------------------------------------------------------- position offset (spec I-1) */
+
+/*
+ * Rows start at N(0, 0.02²), a norm of 0.02 sqrt(d) with a relative deviation of 1/sqrt(2d); weight decay only shrinks
+ * a row that training does not touch. Training with offset 0 uses rows 0 .. T-2, with offset 1 rows 1 .. T-1.
+ */
+int ar_guess_pos_offset(const float *positions, int64_t num_tokens, int64_t d)
+{
+    const double sigmas = 5;
+    double limit = 0.02 * sqrt((double)d) * (1 + sigmas / sqrt(2 * (double)d));
+    int64_t rows[2] = {0, num_tokens - 1};
+    bool grown[2];
+    for (int i = 0; i < 2; i++) {
+        double squares = 0;
+        for (int64_t k = 0; k < d; k++) squares += (double)positions[rows[i] * d + k] * (double)positions[rows[i] * d + k];
+        grown[i] = sqrt(squares) > limit;
+    }
+    if (grown[0] == grown[1]) return -1;
+    return grown[0] ? 0 : 1;
+}

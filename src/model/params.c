@@ -1,0 +1,237 @@
+#include "model/params.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/philox.h"
+#include "model/config.h"
+#include "tensor/backend.h"
+
+void params_free(struct params *p)
+{
+    for (size_t i = 0; p->made && i < p->count; i++) mem_free((void *)(uintptr_t)p->made[i].data);
+    mem_free(p->made);
+    mem_free(p->items);
+    p->items = NULL;
+    p->made = NULL;
+    p->count = p->capacity = 0;
+}
+
+aim_status params_add(struct params *p, enum param_init init, double scale, int ndim, const int64_t *shape, const char *format, ...)
+{
+    if (p->count == p->capacity) {
+        size_t capacity = p->capacity ? 2 * p->capacity : 512;
+        struct param *items = mem_resize(p->ctx, p->items, capacity * sizeof *items, MEM_MISC);
+        if (!items) return AIM_ERR_MEMORY;
+        p->items = items;
+        p->capacity = capacity;
+    }
+    struct param *row = &p->items[p->count++];
+    *row = (struct param){.ndim = ndim, .init = init, .scale = scale};
+    for (int i = 0; i < ndim; i++) row->shape[i] = shape[i];
+    int prefix = snprintf(row->name, sizeof row->name, "%s", p->prefix);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(row->name + prefix, sizeof row->name - (size_t)prefix, format, args);
+    va_end(args);
+    return AIM_OK;
+}
+
+static int64_t param_count(const struct param *row)
+{
+    int64_t n = 1;
+    for (int i = 0; i < row->ndim; i++) n *= row->shape[i];
+    return n;
+}
+
+static void shape_text(int ndim, const int64_t *shape, char *out, size_t size)
+{
+    size_t used = (size_t)snprintf(out, size, "(");
+    for (int i = 0; i < ndim && used < size; i++)
+        used += (size_t)snprintf(out + used, size - used, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    if (used < size) snprintf(out + used, size - used, ")");
+}
+
+static aim_status check_shape(aim_context *ctx, const char *path, const struct param *row, const struct tensor_entry *entry)
+{
+    bool same = entry->ndim == row->ndim;
+    for (int i = 0; same && i < row->ndim; i++) same = entry->shape[i] == row->shape[i];
+    if (same) return AIM_OK;
+    char is[160], should[96];
+    shape_text(entry->ndim, entry->shape, is, sizeof is);
+    shape_text(row->ndim, row->shape, should, sizeof should);
+    return aim_fail(ctx, AIM_ERR_FORMAT, "%s: %s has shape %s, but this network needs %s", path, row->name, is, should);
+}
+
+aim_status params_load(struct params *p, const char *path, const struct tensor_file *file)
+{
+    for (size_t i = 0; i < p->count; i++) {
+        struct param *row = &p->items[i];
+        row->entry = config_find(file, p->prefix, row->name + strlen(p->prefix));
+        if (!row->entry) {
+            if (row->buffer) continue;
+            return aim_fail(p->ctx, AIM_ERR_FORMAT, "%s: the tensor %s is missing", path, row->name);
+        }
+        TRY(check_shape(p->ctx, path, row, row->entry));
+    }
+    return AIM_OK;
+}
+
+/* ------------------------------------------------------------------------------------- initialisation */
+
+static uint32_t name_hash(const char *name)
+{
+    uint32_t h = 2166136261u; /* FNV-1a */
+    for (; *name; name++) h = (h ^ (unsigned char)*name) * 16777619u;
+    return h;
+}
+
+/* Four values at a time from one Philox block: (seed; block index, hash of the name). */
+static void fill_block(const struct param *row, struct philox4 r, float out[4])
+{
+    for (int i = 0; i < 4; i++) {
+        float u = philox_float(r.v[i]);
+        switch (row->init) {
+        case INIT_ZERO: out[i] = 0; break;
+        case INIT_ONE: out[i] = 1; break;
+        case INIT_UNIFORM:
+        case INIT_CODEBOOK: out[i] = (float)row->scale * (2 * u - 1); break;
+        case INIT_A_LOG: out[i] = logf(1 + 15 * u); break;
+        case INIT_DT_BIAS: {
+            float dt = expf(u * (logf(0.1f) - logf(0.001f)) + logf(0.001f));
+            dt = dt > 1e-4f ? dt : 1e-4f;
+            out[i] = dt + logf(-expm1f(-dt));
+            break;
+        }
+        case INIT_NORMAL: { /* Box-Muller; a pair gives two values */
+            float v = philox_float(r.v[i ^ 1]), radius = sqrtf(-2 * logf(i & 1 ? v : u));
+            float angle = 6.28318530718f * (i & 1 ? u : v);
+            out[i] = (float)row->scale * radius * (i & 1 ? sinf(angle) : cosf(angle));
+            break;
+        }
+        }
+    }
+}
+
+static void fill(const struct param *row, uint64_t seed, float *data, int64_t count)
+{
+    uint32_t name = name_hash(row->name);
+    for (int64_t i = 0; i < count; i += 4) {
+        float block[4];
+        fill_block(row, philox(seed, (uint64_t)i / 4, name, PHILOX_INIT), block);
+        memcpy(data + i, block, (size_t)(count - i < 4 ? count - i : 4) * sizeof(float));
+    }
+    if (row->init != INIT_CODEBOOK) return;
+    int64_t width = row->shape[1];
+    for (int64_t r = 0; r < row->shape[0]; r++) {
+        double squares = 0;
+        for (int64_t j = 0; j < width; j++) squares += (double)data[r * width + j] * (double)data[r * width + j];
+        float scale = (float)(1 / sqrt(squares > 1e-24 ? squares : 1e-24));
+        for (int64_t j = 0; j < width; j++) data[r * width + j] *= scale;
+    }
+}
+
+aim_status params_init(struct params *p, uint64_t seed)
+{
+    p->made = mem_zero(p->ctx, p->count, sizeof *p->made, MEM_MISC);
+    if (!p->made) return AIM_ERR_MEMORY;
+    for (size_t i = 0; i < p->count; i++) {
+        struct param *row = &p->items[i];
+        struct tensor_entry *entry = &p->made[i];
+        int64_t count = param_count(row);
+        entry->name = row->name;
+        entry->dtype = FILE_F32;
+        entry->ndim = row->ndim;
+        for (int d = 0; d < row->ndim; d++) entry->shape[d] = row->shape[d];
+        float *data = mem_array(p->ctx, (size_t)count, sizeof(float), MEM_WEIGHTS);
+        if (!data) return AIM_ERR_MEMORY;
+        fill(row, seed, data, count);
+        entry->data = data;
+        entry->bytes = (size_t)count * sizeof(float);
+        row->entry = entry;
+    }
+    return AIM_OK;
+}
+
+/* ----------------------------------------------------------------------------------------------- look-up */
+
+const struct param *params_find(const struct params *p, const char *format, ...)
+{
+    char name[96];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    size_t prefix = strlen(p->prefix);
+    for (size_t i = 0; i < p->count; i++)
+        if (strcmp(p->items[i].name + prefix, name) == 0) return &p->items[i];
+    aim_fail(p->ctx, AIM_ERR_INTERNAL, "the parameter table has no %s", name);
+    return NULL;
+}
+
+int64_t params_tensors(const struct params *p)
+{
+    int64_t n = 0;
+    for (size_t i = 0; i < p->count; i++) n += p->items[i].entry != NULL;
+    return n;
+}
+
+int64_t params_parameters(const struct params *p)
+{
+    int64_t n = 0;
+    for (size_t i = 0; i < p->count; i++)
+        if (!p->items[i].buffer) n += param_count(&p->items[i]);
+    return n;
+}
+
+/* --------------------------------------------------------------------------------------- rows to tensors */
+
+static bool aligned(const void *data, size_t size)
+{
+    return (uintptr_t)data % size == 0;
+}
+
+struct tensor *params_f32(const struct params *p, const struct param *row)
+{
+    if (!row) return NULL;
+    const struct tensor_entry *e = row->entry;
+    if (e->dtype == FILE_F32 && aligned(e->data, sizeof(float)))
+        return tensor_borrow(p->ctx, T_F32, row->ndim, row->shape, e->data);
+    struct tensor *t = tensor_new_weight(p->ctx, T_F32, row->ndim, row->shape);
+    if (t && tensor_entry_to_f32(p->ctx, e, t->data) != AIM_OK) {
+        tensor_drop(t);
+        return NULL;
+    }
+    return t;
+}
+
+/* Whether every value survives rounding to bf16. */
+static bool is_bf16_exact(const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, x + i, sizeof u);
+        if (u & 0xffffu) return false;
+    }
+    return true;
+}
+
+struct tensor *params_packed(const struct params *p, const struct param *row, struct backend *be, bool to_bf16, bool if_exact)
+{
+    if (!row) return NULL;
+    const struct tensor_entry *e = row->entry;
+    struct tensor *plain = e->dtype == FILE_BF16 && aligned(e->data, sizeof(uint16_t))
+                               ? tensor_borrow(p->ctx, T_BF16, row->ndim, row->shape, e->data)
+                               : params_f32(p, row);
+    if (!plain) return NULL;
+    bool exact = if_exact && (plain->type == T_BF16 || is_bf16_exact(f32(plain), tensor_count(plain)));
+    struct tensor *packed = tensor_new_weight(p->ctx, to_bf16 || exact ? T_BF16_PACKED : T_F32_PACKED, row->ndim, row->shape);
+    if (packed && be->op.pack(be, plain, packed) != AIM_OK) {
+        tensor_drop(packed);
+        packed = NULL;
+    }
+    tensor_drop(plain);
+    return packed;
+}
