@@ -27,7 +27,8 @@ void progress_catch_signals(void)
         sigemptyset(&action.sa_mask);
         if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN) sigaction(numbers[i], &action, NULL);
     }
-    signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error of the write, reported like any other */
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe and a file at its limit are errors of the write, reported like any other */
+    signal(SIGXFSZ, SIG_IGN);
 }
 
 int progress_signal(void)
