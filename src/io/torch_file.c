@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "io/pickle.h"
-#include "io/torch_zip.h"
+#include "io/zip_reader.h"
 
 /* What a persistent id describes. */
 struct storage {
@@ -21,7 +21,9 @@ struct loader {
     const unsigned char *data;
     size_t size;
     struct tensor_file *f;
-    struct torch_zip zip; /* zeroed for legacy files */
+    struct zip_reader zip; /* zeroed for legacy files */
+    const char *root;      /* the folder in it that holds everything, with its slash ... */
+    int root_length;       /* ... of so many bytes */
     struct pickle pickle;
     struct storage *storages; /* sorted by key */
     size_t storage_count;
@@ -117,6 +119,31 @@ static aim_status storage_bytes(struct loader *l, const struct storage *storage,
     return AIM_OK;
 }
 
+/*
+ * The entry `path` of the archive's folder: in place when it is stored, else decompressed into memory of f. *data is NULL,
+ * with AIM_OK, when there is no such entry.
+ */
+static aim_status read_zip_entry(struct loader *l, const char *path, const unsigned char **data, size_t *size)
+{
+    *data = NULL;
+    *size = 0;
+    char whole[1024];
+    if (snprintf(whole, sizeof whole, "%.*s%s", l->root_length, l->root, path) >= (int)sizeof whole) return AIM_OK;
+    const struct zip_entry *entry = zip_reader_find(&l->zip, whole);
+    if (!entry) return AIM_OK;
+    const unsigned char *packed;
+    TRY(zip_reader_locate(&l->zip, entry, &packed));
+    if (!entry->stored) {
+        unsigned char *out = tensor_file_alloc(l->ctx, l->f, entry->size);
+        if (!out) return AIM_ERR_MEMORY;
+        TRY(zip_reader_inflate(&l->zip, entry, packed, out));
+        packed = out;
+    }
+    *data = packed;
+    *size = entry->size;
+    return AIM_OK;
+}
+
 /* Makes storage->data valid. */
 static aim_status load_storage(struct loader *l, struct storage *storage)
 {
@@ -125,9 +152,9 @@ static aim_status load_storage(struct loader *l, struct storage *storage)
     if (storage->data) return AIM_OK;
     const struct pickle_value *key = storage->key;
     char path[128];
-    if (l->zip.unzip && key->length < 64 && !memchr(key->bytes, '\0', key->length)) {
+    if (l->root && key->length < 64 && !memchr(key->bytes, '\0', key->length)) {
         snprintf(path, sizeof path, "data/%.*s", TEXT(key));
-        TRY(torch_zip_read(&l->zip, path, l->f, &storage->data, &found));
+        TRY(read_zip_entry(l, path, &storage->data, &found));
         if (storage->data && found != bytes)
             return aim_fail(l->ctx, AIM_ERR_FORMAT, "%s: damaged torch file: storage %.*s has %zu bytes and should have %zu",
                             l->name, TEXT(key), found, bytes);
@@ -360,17 +387,31 @@ static aim_status read_tensors(struct loader *l)
 
 /* ----------------------------------------------------------------------------------------------------- formats */
 
+/* torch names the folder after the file, or "archive". */
+static aim_status find_root(struct loader *l)
+{
+    for (size_t i = 0; i < l->zip.count && !l->root; i++) {
+        const char *path = l->zip.entries[i].path, *slash = strchr(path, '/');
+        if (!slash || strcmp(slash, "/data.pkl") != 0) continue;
+        l->root = path;
+        l->root_length = (int)(slash + 1 - path);
+    }
+    if (l->root) return AIM_OK;
+    return aim_fail(l->ctx, AIM_ERR_FORMAT, "%s: a zip archive without data.pkl: it was not written by torch.save", l->name);
+}
+
 static aim_status read_zip(struct loader *l)
 {
     l->f->format = TENSOR_TORCH_ZIP;
-    TRY(torch_zip_open(l->ctx, l->name, l->data, l->size, &l->zip));
+    TRY(zip_reader_open(l->ctx, l->name, l->data, l->size, &l->zip));
+    TRY(find_root(l));
     const unsigned char *text;
     size_t bytes;
-    TRY(torch_zip_read(&l->zip, "byteorder", l->f, &text, &bytes));
+    TRY(read_zip_entry(l, "byteorder", &text, &bytes));
     if (text && (bytes != strlen("little") || memcmp(text, "little", bytes) != 0))
         return aim_fail(l->ctx, AIM_ERR_UNSUPPORTED, "%s: only files written on little-endian machines can be read", l->name);
-    TRY(torch_zip_read(&l->zip, "data.pkl", l->f, &text, &bytes));
-    if (!text) return damaged(l, "data.pkl is missing");
+    TRY(read_zip_entry(l, "data.pkl", &text, &bytes));
+    if (!text) return damaged(l, "the name of its folder is too long");
     TRY(pickle_read(l->ctx, l->name, text, bytes, &l->pickle));
     TRY(collect_storages(l));
     return read_tensors(l);
@@ -445,15 +486,10 @@ static aim_status read_legacy(struct loader *l)
     return status == AIM_OK ? read_tensors(l) : status;
 }
 
-static bool is_zip(const unsigned char *data, size_t size)
-{
-    return size >= 4 && memcmp(data, "PK\3\4", 4) == 0;
-}
-
 bool torch_file_detect(const void *data, size_t size)
 {
     const unsigned char *bytes = data;
-    if (is_zip(bytes, size)) return true;
+    if (zip_reader_detect(data, size)) return true;
     /* a pickle: PROTO and its number, then the LONG1 of the magic number or at least another opcode */
     return size >= 3 && bytes[0] == 0x80 && bytes[1] >= 2 && bytes[1] <= 5 && bytes[2] != 0;
 }
@@ -462,10 +498,10 @@ aim_status torch_file_parse(aim_context *ctx, const char *name, const void *data
 {
     *f = (struct tensor_file){0};
     struct loader l = {.ctx = ctx, .name = name, .data = data, .size = size, .f = f};
-    aim_status status = is_zip(data, size) ? read_zip(&l) : read_legacy(&l);
+    aim_status status = zip_reader_detect(data, size) ? read_zip(&l) : read_legacy(&l);
     mem_free(l.storages);
     pickle_free(&l.pickle);
-    torch_zip_close(&l.zip);
+    zip_reader_close(&l.zip);
     if (status != AIM_OK) tensor_file_close(f);
     return status;
 }
