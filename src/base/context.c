@@ -78,6 +78,7 @@ aim_status aim_fail(aim_context *ctx, aim_status status, const char *format, ...
     format_line(line, sizeof line, format, args);
     va_end(args);
     memcpy(ctx->error, line, sizeof line);
+    ctx->status = status;
     return status;
 }
 

@@ -18,13 +18,14 @@ struct backend;
 
 struct aim_context {
     char error[640];
+    aim_status status; /* of the last failure */
     char device[128];
     int threads;
     aim_log_fn log;
     aim_progress_fn progress;
     void *user;
     struct memory memory;
-    const struct backend *backend; /* owned; set by the tensor layer */
+    struct backend *backend; /* owned; set by aim_context_create */
 };
 
 /* A context without a backend, for the modules below the tensor layer and their tests. */

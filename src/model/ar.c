@@ -57,7 +57,8 @@ int64_t ar_weight_bytes(const struct ar_config *c, bool bf16)
 static aim_status build_layer(struct ar *ar, const struct params *t, aim_weights weights, int i)
 {
     struct ar_layer *l = &ar->layers[i];
-    struct backend *be = (struct backend *)(uintptr_t)ar->ctx->backend;
+    aim_context *ctx = ar->ctx;
+    struct backend *be = ctx->backend;
     bool bf16 = weights == AIM_WEIGHTS_BF16, exact = weights == AIM_WEIGHTS_AUTO, group = ar->config.adaln_group;
 #define F32(slot, name) l->slot = params_f32(t, params_find(t, "backbone.layers.%d." name, i))
 #define PACKED(slot, name) l->slot = params_packed(t, params_find(t, "backbone.layers.%d." name, i), be, bf16, exact)
@@ -80,7 +81,7 @@ static aim_status build_layer(struct ar *ar, const struct params *t, aim_weights
 #undef PACKED
     bool adaln = group ? l->table != NULL : l->adaln_w && l->adaln_b;
     bool whole = l->norm && l->dt_bias && l->A_log && l->D && l->in_proj && l->conv_w && l->conv_b && l->mixer_norm && l->out_proj;
-    return whole && adaln ? AIM_OK : AIM_ERR_MEMORY;
+    return whole && adaln ? AIM_OK : ctx->status;
 }
 
 aim_status ar_build(const struct ar_config *config, const struct params *t, aim_weights weights, int pos_offset, struct ar **out)
@@ -98,7 +99,7 @@ aim_status ar_build(const struct ar_config *config, const struct params *t, aim_
         TRY(build_layer(ar, t, weights, i));
     }
     TRY(aim_progress(ctx, "loading layers", config->n_layer, config->n_layer));
-    struct backend *be = (struct backend *)(uintptr_t)ctx->backend;
+    struct backend *be = ctx->backend;
     ar->words = params_packed(t, params_find(t, "backbone.embeddings.word_embeddings.weight"), be, weights == AIM_WEIGHTS_BF16,
                               weights == AIM_WEIGHTS_AUTO);
     ar->positions = params_f32(t, params_find(t, "backbone.embeddings.position_embeddings.weight"));
@@ -110,10 +111,10 @@ aim_status ar_build(const struct ar_config *config, const struct params *t, aim_
     if (config->adaln_group) {
         ar->group_w = params_f32(t, params_find(t, "backbone.adaln_group.1.weight"));
         ar->group_b = params_f32(t, params_find(t, "backbone.adaln_group.1.bias"));
-        if (!ar->group_w || !ar->group_b) return AIM_ERR_MEMORY;
+        if (!ar->group_w || !ar->group_b) return ctx->status;
     }
     bool whole = ar->words && ar->positions && ar->classes && ar->norm_f && ar->norm_final && ar->final_w && ar->final_b;
-    return whole ? AIM_OK : AIM_ERR_MEMORY;
+    return whole ? AIM_OK : ctx->status;
 }
 
 void ar_free(struct ar *ar)

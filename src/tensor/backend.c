@@ -37,3 +37,19 @@ void backend_free(struct backend *be)
     if (be->dense) be->dense_free(be->dense);
     mem_free(be);
 }
+
+aim_status aim_context_create(const aim_context_options *options, aim_context **out)
+{
+    aim_context_options o = options ? *options : aim_context_defaults();
+    aim_context *ctx = *out = calloc(1, sizeof *ctx);
+    if (!ctx) return AIM_ERR_MEMORY;
+    TRY(context_init(ctx, &o));
+    return backend_create(ctx, &o, &ctx->backend);
+}
+
+void aim_context_free(aim_context *ctx)
+{
+    if (!ctx) return;
+    backend_free(ctx->backend);
+    free(ctx);
+}

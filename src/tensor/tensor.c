@@ -12,7 +12,7 @@ enum { POOL_HEADER = 64 }; /* keeps data aligned */
 
 void exec_init(struct exec *ex, aim_context *ctx)
 {
-    *ex = (struct exec){.ctx = ctx, .backend = (struct backend *)(uintptr_t)ctx->backend};
+    *ex = (struct exec){.ctx = ctx, .backend = ctx->backend};
 }
 
 void exec_clear(struct exec *ex)

@@ -1,0 +1,280 @@
+/* The library's work: generate, encode, decode, score. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/philox.h"
+#include "model/engine.h"
+#include "model/model.h"
+
+/* ---------------------------------------------------------------------------------- encode, decode, score */
+
+aim_status aim_encode(aim_model *m, const float *pixels, int64_t count, int height, int width, int64_t *codes)
+{
+    aim_context *ctx = m->ctx;
+    TRY(model_need_vq(m));
+    int f = vq_downsample(&m->config.vq);
+    if (height < f || width < f || height % f || width % f)
+        return aim_fail(ctx, AIM_ERR_ARGUMENT, "pictures must be multiples of %d pixels high and wide, not %dx%d", f, width, height);
+    int64_t tokens = (int64_t)(height / f) * (width / f), values = 3 * (int64_t)height * width;
+    TRY(model_check_memory(m, vq_activation_bytes(&m->config.vq, height / f, width / f), "encoding a picture of this size",
+                           "use a smaller picture"));
+    struct exec *ex = &m->ex;
+    for (int64_t i = 0; i < count; i++) {
+        TRY(aim_progress(ctx, "encoding", i, count));
+        ex->status = AIM_OK;
+        struct tensor picture = tensor_view(T_F32, (void *)(uintptr_t)(pixels + i * values), 1, 3, height, width);
+        struct tensor *z = vq_latent(ex, m->vq, &picture), *ids = vq_quantise(ex, m->vq, z);
+        for (int64_t t = 0; ids && t < tokens; t++) codes[i * tokens + t] = i32(ids)[t];
+        tensor_drop(z);
+        tensor_drop(ids);
+        TRY(ex->status);
+    }
+    return aim_progress(ctx, "encoding", count, count);
+}
+
+/* One picture: ids (rows*columns) to pixels (3, rows*f, columns*f). */
+static aim_status decode_one(aim_model *m, const int32_t *ids, int rows, int columns, float *pixels)
+{
+    struct exec *ex = &m->ex;
+    ex->status = AIM_OK;
+    struct tensor codes = tensor_view(T_I32, (void *)(uintptr_t)ids, (int64_t)rows * columns, 0, 0, 0);
+    struct tensor *picture = vq_decode(ex, m->vq, &codes, 1, rows, columns);
+    if (picture) memcpy(pixels, picture->data, (size_t)tensor_count(picture) * sizeof(float));
+    tensor_drop(picture);
+    return ex->status;
+}
+
+aim_status aim_decode(aim_model *m, const int64_t *codes, int64_t count, int rows, int columns, float *pixels)
+{
+    aim_context *ctx = m->ctx;
+    TRY(model_need_vq(m));
+    enum { LONGEST = 4096 };
+    if (rows < 1 || columns < 1 || rows > LONGEST || columns > LONGEST)
+        return aim_fail(ctx, AIM_ERR_ARGUMENT, "a grid of %dx%d codes cannot be decoded", rows, columns);
+    int64_t tokens = (int64_t)rows * columns, f = vq_downsample(&m->config.vq), values = 3 * tokens * f * f;
+    TRY(model_check_memory(m, vq_activation_bytes(&m->config.vq, rows, columns), "decoding a picture of this size",
+                           "decode a smaller grid"));
+    int32_t *ids;
+    TRY(model_narrow(ctx, codes, count * tokens, m->config.vq.codebook_size, "code", &ids));
+    aim_status status = AIM_OK;
+    for (int64_t i = 0; i < count && status == AIM_OK; i++) {
+        status = aim_progress(ctx, "decoding", i, count);
+        if (status == AIM_OK) status = decode_one(m, ids + i * tokens, rows, columns, pixels + i * values);
+    }
+    mem_free(ids);
+    return status == AIM_OK ? aim_progress(ctx, "decoding", count, count) : status;
+}
+
+/* Logits and summed loss of one picture. */
+static aim_status score_one(aim_model *m, const int32_t *codes, int32_t label, int64_t index, double *sum, aim_logits_fn callback,
+                            void *user)
+{
+    struct exec *ex = &m->ex;
+    ex->status = AIM_OK;
+    int64_t T = m->config.ar.num_tokens;
+    struct tensor target = tensor_view(T_I32, (void *)(uintptr_t)codes, T, 0, 0, 0);
+    struct tensor *logits = ar_forward(ex, m->ar, &label, codes, 1);
+    struct tensor *loss = op_cross_entropy(ex, logits, &target);
+    for (int64_t t = 0; loss && t < T; t++) *sum += (double)f32(loss)[t];
+    aim_status status = ex->status;
+    if (status == AIM_OK && callback && callback(user, index, f32(logits)))
+        status = aim_fail(m->ctx, AIM_ERR_CANCELLED, "cancelled");
+    tensor_drop(logits);
+    tensor_drop(loss);
+    return status;
+}
+
+aim_status aim_score(aim_model *m, const int64_t *codes, const int64_t *labels, int64_t count, double *nll, aim_logits_fn logits,
+                     void *user)
+{
+    aim_context *ctx = m->ctx;
+    int64_t T = m->config.ar.num_tokens;
+    if (count < 1) return aim_fail(ctx, AIM_ERR_ARGUMENT, "there are no pictures to score");
+    TRY(model_need_ar(m));
+    int32_t *ids = NULL, *classes = NULL;
+    aim_status status = model_narrow(ctx, codes, count * T, m->config.ar.vocab_size, "code", &ids);
+    if (status == AIM_OK) status = model_narrow(ctx, labels, count, m->config.ar.num_classes + 1, "class", &classes);
+    double sum = 0;
+    for (int64_t i = 0; i < count && status == AIM_OK; i++) {
+        status = aim_progress(ctx, "scoring", i, count);
+        if (status == AIM_OK) status = score_one(m, ids + i * T, classes[i], i, &sum, logits, user);
+    }
+    mem_free(ids);
+    mem_free(classes);
+    if (status != AIM_OK) return status;
+    *nll = sum / (double)(count * T);
+    return aim_progress(ctx, "scoring", count, count);
+}
+
+/* ---------------------------------------------------------------------------------------------- generate */
+
+aim_generate_options aim_generate_defaults(void)
+{
+    return (aim_generate_options){.cfg = 4, .temperature = 1, .top_p = 1};
+}
+
+/* One call of aim_generate. */
+struct painting {
+    aim_model *model;
+    const aim_generate_options *options;
+    struct sampling sampling;
+    struct engine *engine;
+    int64_t batch, count, tokens, side; /* side: pixels; 0 when pictures are not decoded */
+    int64_t units, done;                /* progress: a decoded picture counts as half of its tokens */
+    const int64_t *labels;
+    int32_t *ids, *step, *classes; /* (batch, T); (2 batch); (2 batch) */
+    int64_t *wide;                 /* (T) */
+    double *uniform;               /* (batch) */
+    float *pixels;
+    int64_t *codes_out;
+    aim_image *images_out;
+};
+
+static aim_status check_options(aim_context *ctx, const aim_generate_options *o, int64_t count)
+{
+    if (!isfinite(o->cfg)) return aim_fail(ctx, AIM_ERR_ARGUMENT, "the guidance factor must be a number");
+    if (!(o->temperature >= 0) || !isfinite(o->temperature))
+        return aim_fail(ctx, AIM_ERR_ARGUMENT, "the temperature must be 0 or more");
+    if (!(o->top_p > 0 && o->top_p <= 1)) return aim_fail(ctx, AIM_ERR_ARGUMENT, "top-p must be over 0 and at most 1");
+    if (o->top_k < 0) return aim_fail(ctx, AIM_ERR_ARGUMENT, "top-k must be 0 (all) or more");
+    if (o->batch < 0) return aim_fail(ctx, AIM_ERR_ARGUMENT, "the batch must be 0 (chosen to fit) or more");
+    if (count < 0) return aim_fail(ctx, AIM_ERR_ARGUMENT, "the number of pictures must not be negative");
+    return AIM_OK;
+}
+
+/* The batch asked for, or the largest of 8, 4, 2, 1 that fits. */
+static aim_status choose_batch(struct painting *p)
+{
+    aim_model *m = p->model;
+    bool guided = p->options->cfg != 1;
+    int64_t limit = m->ctx->memory.limit, room = limit > 0 ? limit - m->ctx->memory.total : mem_available();
+    int64_t built = m->ar ? model_weight_bytes(m) : 0; /* already inside `total` */
+    enum { USUAL = 8 };
+    p->batch = p->options->batch ? p->options->batch : USUAL;
+    if (p->batch > p->count) p->batch = p->count;
+    while (!p->options->batch && p->batch > 1 && aim_model_memory(m, (int)p->batch, guided) - built > room) p->batch /= 2;
+    if (p->batch > INT32_MAX / 2) return aim_fail(m->ctx, AIM_ERR_ARGUMENT, "the batch is too large");
+    char what[64];
+    snprintf(what, sizeof what, "painting %lld picture%s at a time", (long long)p->batch, p->batch == 1 ? "" : "s");
+    return model_check_memory(m, aim_model_memory(m, (int)p->batch, guided) - built, what,
+                              p->batch > 1 ? "use a smaller --batch, or --weights bf16" : "use --weights bf16, or a smaller model");
+}
+
+static aim_status prepare(struct painting *p)
+{
+    aim_model *m = p->model;
+    aim_context *ctx = m->ctx;
+    const aim_generate_options *o = p->options;
+    int grid = ar_grid(&m->config.ar);
+    bool paints = p->images_out || (o->picture && !o->codes_only);
+    if (!m->config.has_ar) return model_need_ar(m); /* says what is missing */
+    if (paints && grid == 0)
+        return aim_fail(ctx, AIM_ERR_UNSUPPORTED, "%d tokens make no square picture", m->config.ar.num_tokens);
+    if (paints && !m->config.has_vq) return model_need_vq(m);
+    TRY(choose_batch(p));
+    TRY(model_need_ar(m));
+    if (paints) TRY(model_need_vq(m));
+    p->tokens = m->config.ar.num_tokens;
+    p->side = paints ? (int64_t)grid * vq_downsample(&m->config.vq) : 0;
+    p->units = p->tokens + (paints ? p->tokens / 2 : 0);
+    p->sampling = (struct sampling){.cfg = o->cfg, .temperature = o->temperature, .top_p = o->top_p, .top_k = o->top_k};
+    size_t batch = (size_t)p->batch;
+    p->ids = mem_array(ctx, batch * (size_t)p->tokens, sizeof *p->ids, MEM_MISC);
+    p->step = mem_array(ctx, 2 * batch, sizeof *p->step, MEM_MISC);
+    p->classes = mem_array(ctx, 2 * batch, sizeof *p->classes, MEM_MISC);
+    p->wide = mem_array(ctx, (size_t)p->tokens, sizeof *p->wide, MEM_MISC);
+    p->uniform = mem_array(ctx, batch, sizeof *p->uniform, MEM_MISC);
+    p->pixels = mem_array(ctx, (size_t)(3 * p->side * p->side), sizeof *p->pixels, MEM_IMAGE);
+    if (!p->ids || !p->step || !p->classes || !p->wide || !p->uniform || !p->pixels) return AIM_ERR_MEMORY;
+    return engine_create(m->ar, p->batch * (o->cfg != 1 ? 2 : 1), &p->engine);
+}
+
+static aim_status report(struct painting *p, int64_t units)
+{
+    p->done += units;
+    return aim_progress(p->model->ctx, "painting", p->done, p->count * p->units);
+}
+
+/* Tokens of pictures first .. first+n. */
+static aim_status paint_tokens(struct painting *p, int64_t first, int64_t n)
+{
+    const struct ar_config *c = &p->model->config.ar;
+    bool guided = p->options->cfg != 1;
+    for (int64_t i = 0; i < n; i++) {
+        p->classes[i] = (int32_t)p->labels[first + i];
+        p->classes[n + i] = c->num_classes;
+    }
+    for (int64_t t = 0; t < p->tokens; t++) {
+        if (t == 0)
+            TRY(engine_begin(p->engine, p->classes, guided ? 2 * n : n));
+        else
+            TRY(engine_step(p->engine, p->step, t));
+        for (int64_t i = 0; i < n; i++) {
+            uint64_t index = (uint64_t)(p->options->first_index + first + i);
+            struct philox4 r = philox(p->options->seed, index, (uint32_t)t, PHILOX_SAMPLE);
+            p->uniform[i] = philox_double(r.v[0], r.v[1]);
+        }
+        TRY(engine_sample(p->engine, &p->sampling, n, p->uniform, p->step));
+        for (int64_t i = 0; i < n; i++) {
+            p->ids[i * p->tokens + t] = p->step[i];
+            p->step[n + i] = p->step[i]; /* both guidance streams are fed the same token */
+        }
+        TRY(report(p, n));
+    }
+    return AIM_OK;
+}
+
+/* Decodes picture i of the batch and hands it out. */
+static aim_status deliver(struct painting *p, int64_t first, int64_t i)
+{
+    aim_context *ctx = p->model->ctx;
+    const aim_generate_options *o = p->options;
+    const int32_t *ids = p->ids + i * p->tokens;
+    aim_image image = {0};
+    int grid = ar_grid(&p->model->config.ar);
+    for (int64_t t = 0; t < p->tokens; t++) p->wide[t] = ids[t];
+    if (p->codes_out) memcpy(p->codes_out + (first + i) * p->tokens, p->wide, (size_t)p->tokens * sizeof *p->wide);
+    if (p->side) {
+        TRY(decode_one(p->model, ids, grid, grid, p->pixels));
+        TRY(aim_image_create(ctx, (int)p->side, (int)p->side, &image));
+        aim_image_from_float(p->pixels, &image);
+    }
+    int stop = o->picture ? o->picture(o->user, first + i, p->labels[first + i], p->wide, p->side ? &image : NULL) : 0;
+    if (p->images_out)
+        p->images_out[first + i] = image;
+    else
+        aim_image_free(&image);
+    if (stop) return aim_fail(ctx, AIM_ERR_CANCELLED, "cancelled");
+    return report(p, p->units - p->tokens);
+}
+
+static aim_status paint(struct painting *p)
+{
+    TRY(prepare(p));
+    TRY(report(p, 0));
+    for (int64_t first = 0; first < p->count; first += p->batch) {
+        int64_t n = p->count - first < p->batch ? p->count - first : p->batch;
+        TRY(paint_tokens(p, first, n));
+        for (int64_t i = 0; i < n; i++) TRY(deliver(p, first, i));
+    }
+    return AIM_OK;
+}
+
+aim_status aim_generate(aim_model *m, const int64_t *labels, int64_t count, const aim_generate_options *options, int64_t *codes,
+                        aim_image *images)
+{
+    aim_generate_options o = options ? *options : aim_generate_defaults();
+    TRY(check_options(m->ctx, &o, count));
+    for (int64_t i = 0; i < count; i++)
+        if (m->config.has_ar && (labels[i] < 0 || labels[i] > m->config.ar.num_classes))
+            return aim_fail(m->ctx, AIM_ERR_ARGUMENT, "class %lld is out of range: this model has 0 to %d (and %d, no class)",
+                            (long long)labels[i], m->config.ar.num_classes - 1, m->config.ar.num_classes);
+    if (count == 0) return AIM_OK;
+    struct painting p = {.model = m, .options = &o, .count = count, .labels = labels, .codes_out = codes, .images_out = images};
+    aim_status status = paint(&p);
+    engine_free(p.engine);
+    void *all[] = {p.ids, p.step, p.classes, p.wide, p.uniform, p.pixels};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) mem_free(all[i]);
+    return status;
+}

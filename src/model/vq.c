@@ -1,0 +1,121 @@
+#include "model/vq.h"
+
+/* ------------------------------------------------------------------------------------------------- blocks */
+
+static const struct conv2d same3x3 = {.stride = 1, .pad_before = 1, .pad_after = 1};
+static const struct conv2d enlarge = {.stride = 1, .pad_before = 1, .pad_after = 1, .upsample = true};
+static const struct conv2d halve = {.stride = 2, .pad_before = 0, .pad_after = 1};
+
+/* GroupNorm, swish, 3x3 convolution */
+static struct tensor *norm_conv(struct exec *ex, const struct vq_norm *norm, const struct vq_conv *conv, const struct tensor *x)
+{
+    struct tensor *n = op_group_norm_silu(ex, x, norm->w, norm->b, true);
+    struct tensor *y = op_conv2d(ex, n, conv->w, conv->b, same3x3);
+    tensor_drop(n);
+    return y;
+}
+
+/* x + conv2(swish(norm2(conv1(swish(norm1(x)))))); takes x */
+static struct tensor *res_block(struct exec *ex, const struct vq_res *b, struct tensor *x)
+{
+    struct tensor *h = norm_conv(ex, &b->norm1, &b->conv1, x);
+    struct tensor *g = norm_conv(ex, &b->norm2, &b->conv2, h);
+    tensor_drop(h);
+    struct tensor *skip = b->shortcut.w ? op_linear(ex, x, b->shortcut.w, b->shortcut.b) : tensor_keep(x);
+    struct tensor *y = op_add(ex, skip, g);
+    tensor_drop(g);
+    tensor_drop(skip);
+    tensor_drop(x);
+    return y;
+}
+
+/* x + proj(attention(q, k, v of norm(x))), one head over all positions; takes x */
+static struct tensor *attn_block(struct exec *ex, const struct vq_attn *b, struct tensor *x)
+{
+    if (!x) return NULL;
+    int64_t N = x->shape[0], L = x->shape[1] * x->shape[2], C = x->shape[3];
+    struct tensor *n = op_group_norm_silu(ex, x, b->norm.w, b->norm.b, false);
+    n = tensor_reshape(ex, n, SHAPE(N, L, C));
+    struct tensor *q = op_linear(ex, n, b->q.w, b->q.b), *k = op_linear(ex, n, b->k.w, b->k.b);
+    struct tensor *v = op_linear(ex, n, b->v.w, b->v.b), *a = op_attention(ex, q, k, v);
+    struct tensor *out = op_linear(ex, a, b->out.w, b->out.b), *y = op_add(ex, x, out);
+    struct tensor *done[] = {x, n, q, k, v, a, out};
+    for (size_t i = 0; i < sizeof done / sizeof done[0]; i++) tensor_drop(done[i]);
+    return y;
+}
+
+static struct tensor *middle(struct exec *ex, const struct vq_stack *s, struct tensor *x)
+{
+    x = res_block(ex, &s->mid_in, x);
+    x = attn_block(ex, &s->mid_attn, x);
+    return res_block(ex, &s->mid_out, x);
+}
+
+/* The levels one after another, each followed by its resize; takes x */
+static struct tensor *levels(struct exec *ex, const struct vq_stack *s, int count, struct conv2d resize, struct tensor *x)
+{
+    for (int l = 0; l < count; l++) {
+        const struct vq_level *level = &s->levels[l];
+        for (int r = 0; r < level->blocks; r++) {
+            x = res_block(ex, &level->res[r], x);
+            if (level->attn) x = attn_block(ex, &level->attn[r], x);
+        }
+        if (!level->resize.w) continue;
+        struct tensor *y = op_conv2d(ex, x, level->resize.w, level->resize.b, resize);
+        tensor_drop(x);
+        x = y;
+    }
+    return x;
+}
+
+/* --------------------------------------------------------------------------------------------- the network */
+
+struct tensor *vq_latent(struct exec *ex, const struct vq *vq, const struct tensor *pixels)
+{
+    const struct vq_stack *s = &vq->encoder;
+    struct tensor *image = op_nchw_to_nhwc(ex, pixels);
+    struct tensor *x = op_conv2d(ex, image, s->conv_in.w, s->conv_in.b, same3x3);
+    tensor_drop(image);
+    x = levels(ex, s, vq->config.levels, halve, x);
+    x = middle(ex, s, x);
+    struct tensor *h = norm_conv(ex, &s->norm_out, &s->conv_out, x);
+    tensor_drop(x);
+    struct tensor *z = op_linear(ex, h, vq->quant.w, vq->quant.b);
+    tensor_drop(h);
+    return z;
+}
+
+struct tensor *vq_quantise(struct exec *ex, const struct vq *vq, const struct tensor *latent)
+{
+    struct tensor *unit = op_normalize_rows(ex, latent);
+    struct tensor *ids = op_nearest_code(ex, unit, vq->codebook);
+    tensor_drop(unit);
+    return ids;
+}
+
+struct tensor *vq_decode(struct exec *ex, const struct vq *vq, const struct tensor *ids, int64_t N, int64_t rows, int64_t columns)
+{
+    const struct vq_stack *s = &vq->decoder;
+    struct tensor *z = op_embedding(ex, vq->codebook, OP_NONE, ids, OP_NONE);
+    z = tensor_reshape(ex, z, SHAPE(N, rows, columns, vq->config.codebook_dim));
+    struct tensor *h = op_linear(ex, z, vq->post_quant.w, vq->post_quant.b);
+    tensor_drop(z);
+    struct tensor *x = op_conv2d(ex, h, s->conv_in.w, s->conv_in.b, same3x3);
+    tensor_drop(h);
+    x = middle(ex, s, x);
+    x = levels(ex, s, vq->config.levels, enlarge, x);
+    struct tensor *image = norm_conv(ex, &s->norm_out, &s->conv_out, x);
+    tensor_drop(x);
+    struct tensor *pixels = op_nhwc_to_nchw(ex, image);
+    tensor_drop(image);
+    return pixels;
+}
+
+int64_t vq_activation_bytes(const struct vq_config *c, int64_t rows, int64_t columns)
+{
+    /* At the full resolution four maps live at once: x, its norm, the two convolutions' outputs. */
+    int64_t widest = c->base_channels * (int64_t)c->multiplier[0];
+    if (c->levels > 1) widest = widest > c->base_channels * (int64_t)c->multiplier[1] ? widest : c->base_channels * (int64_t)c->multiplier[1];
+    int64_t scale = vq_downsample(c);
+    return 4 * rows * scale * columns * scale * widest * (int64_t)sizeof(float);
+}
