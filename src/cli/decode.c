@@ -25,12 +25,7 @@ static int read_codes(struct cli *cli, struct decoding *d)
     if ((int64_t)d->side * d->side != d->tokens)
         return cli_fail(cli, "%s: %lld codes per picture make no square", path, (long long)d->tokens);
     CLI_TRY(codes_check(cli, path, d->codes.data, d->count, d->tokens, cli->info.codebook_size));
-    if (d->kind == OUTPUT_PNG && d->count > OUTPUT_GRID_LIMIT)
-        return cli_usage(cli,
-                         "%lld pictures are too many for one grid (at most %d): write them into a folder (-o DIR/) or an "
-                         ".npz file",
-                         (long long)d->count, OUTPUT_GRID_LIMIT);
-    return STATUS_OK;
+    return output_check_count(cli, d->kind, d->count, 1);
 }
 
 static int prepare(struct cli *cli, struct decoding *d)

@@ -21,6 +21,7 @@ static int check_arguments(struct cli *cli, struct generation *g)
     enum output_kind codes_kind;
     g->path = a->output ? a->output : a->codes_out ? NULL : "aim.png";
     if (g->path) CLI_TRY(output_check(cli, "output", g->path, OUTPUT_PNG | OUTPUT_FOLDER | OUTPUT_NPZ, &g->output.kind));
+    CLI_TRY(output_check_count(cli, g->output.kind, a->count, 1));
     if (a->codes_out) CLI_TRY(output_check(cli, "codes-out", a->codes_out, OUTPUT_NPY, &codes_kind));
     return STATUS_OK;
 }
@@ -37,12 +38,7 @@ static int choose_labels(struct cli *cli, struct generation *g)
     for (int64_t i = 0; g->labels && i < g->count; i++) g->labels[i] = classes ? classes[i % given] : i % given;
     free(classes);
     if (!g->labels) return STATUS_FAILED;
-    if (g->output.kind == OUTPUT_PNG && g->count > OUTPUT_GRID_LIMIT)
-        return cli_usage(cli,
-                         "%lld pictures are too many for one grid (at most %d): write them into a folder (-o DIR/) or an "
-                         ".npz file",
-                         (long long)g->count, OUTPUT_GRID_LIMIT);
-    return STATUS_OK;
+    return output_check_count(cli, g->output.kind, g->count, 1);
 }
 
 static int on_picture(void *user, int64_t index, int64_t label, const int64_t *codes, const aim_image *image)

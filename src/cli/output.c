@@ -86,6 +86,13 @@ int output_check_input(struct cli *cli, const char *path, const char *input)
     return cli_usage(cli, "the output '%s' would replace an input; choose another name", path);
 }
 
+int output_check_count(struct cli *cli, enum output_kind kind, int64_t count, int each)
+{
+    if (kind != OUTPUT_PNG || count <= OUTPUT_GRID_LIMIT / each) return STATUS_OK;
+    return cli_usage(cli, "%lld pictures are too many for one grid (at most %d): write a folder (-o DIR/) or an .npz file",
+                     (long long)count, OUTPUT_GRID_LIMIT / each);
+}
+
 /* ------------------------------------------------------------------------------------------------ folders */
 
 static void remove_made_folders(struct output *o)

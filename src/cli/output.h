@@ -21,6 +21,9 @@ int output_check(struct cli *cli, const char *option, const char *path, int kind
 /* Refuses an output that is one of the inputs: it would replace what it was made from. */
 int output_check_input(struct cli *cli, const char *path, const char *input);
 
+/* Refuses a grid of more pictures than that; `each` is the cells one picture takes. */
+int output_check_count(struct cli *cli, enum output_kind kind, int64_t count, int each);
+
 /* Fields up to the blank line are set by the command; the rest starts as zero and belongs to the functions below. */
 struct output {
     struct cli *cli;

@@ -42,12 +42,7 @@ static int check_arguments(struct cli *cli, struct reconstruction *r)
         CLI_TRY(output_check_input(cli, path, r->pictures.paths[i]));
         if (r->output.kind == OUTPUT_FOLDER) CLI_TRY(check_folder(cli, r->pictures.paths[i]));
     }
-    if (r->output.kind == OUTPUT_PNG && 2 * r->pictures.count > OUTPUT_GRID_LIMIT)
-        return cli_usage(cli,
-                         "%lld pictures are too many for one grid (at most %d): write them into a folder (-o DIR/) or an "
-                         ".npz file",
-                         (long long)r->pictures.count, OUTPUT_GRID_LIMIT / 2);
-    return STATUS_OK;
+    return output_check_count(cli, r->output.kind, r->pictures.count, 2);
 }
 
 static int prepare(struct cli *cli, struct reconstruction *r)

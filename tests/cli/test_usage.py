@@ -144,7 +144,7 @@ class Options(Case):
             ["--model", GROUP, "--classes", "3", "--seed", "5"],
             [f"--model={GROUP}", "--classes=3", "--seed=5"],
             [f"-m{GROUP}", "-c3", "--seed=5"],
-            ["-m", GROUP, "-c", "3", "--seed", "1", "--seed", "5", "--"],
+            ["-m", GROUP, "-c", "3", "--seed", "1", "--seed", "5"],
         ):
             self.succeed("generate", *args, "--codes-out", "c.npy")
             with open(self.path("c.npy"), "rb") as f:
