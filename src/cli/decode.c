@@ -97,9 +97,9 @@ static void report(const struct cli *cli, const struct decoding *d)
         return;
     }
     printf("{\"outputs\": [");
-    json_string(cli->args.output);
+    cli_json_string(cli->args.output);
     printf("], \"pictures\": %lld, \"size\": %d, \"seconds\": ", (long long)d->count, d->size);
-    json_number(cli_elapsed(cli));
+    printf("%.3f", cli_elapsed(cli));
     printf("}\n");
 }
 

@@ -70,10 +70,10 @@ static void report(const struct cli *cli, const struct encoding *e)
         return;
     }
     printf("{\"outputs\": [");
-    json_string(cli->args.output);
+    cli_json_string(cli->args.output);
     printf("], \"pictures\": %lld, \"tokens\": %lld, \"size\": %d, \"seconds\": ", (long long)e->pictures.count,
            (long long)e->tokens, e->size);
-    json_number(cli_elapsed(cli));
+    printf("%.3f", cli_elapsed(cli));
     printf("}\n");
 }
 

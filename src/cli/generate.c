@@ -64,9 +64,9 @@ static void spell_settings(const struct cli *cli, struct settings *s)
     size_t n = output_common_text(cli, s->text, s->model, sizeof s->model);
     snprintf(s->seed, sizeof s->seed, "%llu", (unsigned long long)a->seed);
     snprintf(s->top_k, sizeof s->top_k, "%lld", (long long)a->top_k);
-    json_format_number(a->cfg, s->cfg);
-    json_format_number(a->top_p, s->top_p);
-    json_format_number(a->temperature, s->temperature);
+    cli_json_format_number(a->cfg, s->cfg);
+    cli_json_format_number(a->top_p, s->top_p);
+    cli_json_format_number(a->temperature, s->temperature);
     s->text[n++] = (aim_text){"aim.seed", s->seed};
     s->text[n++] = (aim_text){"aim.cfg", s->cfg};
     s->text[n++] = (aim_text){"aim.top_k", s->top_k};
@@ -128,7 +128,7 @@ static void report(const struct cli *cli, const struct generation *g)
         if (!outputs[i]) continue;
         if (cli->args.json) {
             if (!first) printf(", ");
-            json_string(outputs[i]);
+            cli_json_string(outputs[i]);
         } else {
             printf("%s\n", outputs[i]);
         }
@@ -136,9 +136,9 @@ static void report(const struct cli *cli, const struct generation *g)
     }
     if (!cli->args.json) return;
     printf("], \"pictures\": %lld, \"seed\": %llu, \"seconds\": ", (long long)g->count, (unsigned long long)cli->args.seed);
-    json_number(cli_elapsed(cli));
+    printf("%.3f", cli_elapsed(cli));
     printf(", \"labels\": ");
-    json_integers(g->labels, g->count);
+    cli_json_integers(g->labels, g->count);
     printf("}\n");
 }
 

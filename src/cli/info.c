@@ -119,7 +119,7 @@ static void print_generator_json(const struct cli *cli)
            m->n_layer, m->vocab_size, m->num_classes, m->num_tokens);
     printf("\"adaln_group\": %s, \"num_groups\": %d, \"pos_offset\": %d, \"pos_offset_from\": ",
            m->adaln_group ? "true" : "false", m->num_groups, m->pos_offset);
-    json_string(m->pos_offset_from);
+    cli_json_string(m->pos_offset_from);
     printf(", \"tensors\": %lld, \"parameters\": %lld}", (long long)m->generator_tensors, (long long)m->generator_parameters);
 }
 
@@ -137,7 +137,7 @@ static void print_names_json(const struct cli *cli)
     printf("[");
     for (int64_t i = 0; i < cli->info.num_classes; i++) {
         if (i) printf(", ");
-        json_string(aim_model_class_name(cli->model, i));
+        cli_json_string(aim_model_class_name(cli->model, i));
     }
     printf("]");
 }
@@ -148,11 +148,11 @@ static void print_tensors_json(const struct cli *cli)
     printf(", \"tensors\": [");
     for (int64_t i = 0; aim_model_tensor(cli->model, i, &t); i++) {
         printf("%s{\"name\": ", i ? ", " : "");
-        json_string(t.name);
+        cli_json_string(t.name);
         printf(", \"dtype\": ");
-        json_string(t.dtype);
+        cli_json_string(t.dtype);
         printf(", \"shape\": ");
-        json_integers(t.shape, t.ndim);
+        cli_json_integers(t.shape, t.ndim);
         printf("}");
     }
     printf("]");
@@ -164,13 +164,13 @@ static void print_json(const struct cli *cli)
     char name[256];
     cli_model_name(cli, name, sizeof name);
     printf("{\"model\": ");
-    json_string(name);
+    cli_json_string(name);
     printf(", \"version\": ");
-    json_string(aim_version());
+    cli_json_string(aim_version());
     printf(", \"device\": ");
-    json_string(aim_context_device(cli->ctx));
+    cli_json_string(aim_context_device(cli->ctx));
     printf(", \"bytes_on_disk\": %lld, \"file_dtype\": ", (long long)m->bytes_on_disk);
-    json_string(m->file_dtype);
+    cli_json_string(m->file_dtype);
     printf(", \"image_size\": %d, \"generator\": ", m->image_size);
     if (m->has_generator)
         print_generator_json(cli);

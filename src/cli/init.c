@@ -30,11 +30,11 @@ static void report(const struct cli *cli, const char *preset)
         return;
     }
     printf("{\"outputs\": [");
-    json_string(cli->args.output);
+    cli_json_string(cli->args.output);
     printf("], \"preset\": ");
-    json_string(preset);
+    cli_json_string(preset);
     printf(", \"seed\": %llu, \"seconds\": ", (unsigned long long)cli->args.seed);
-    json_number(cli_elapsed(cli));
+    printf("%.3f", cli_elapsed(cli));
     printf("}\n");
 }
 

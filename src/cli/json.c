@@ -18,7 +18,7 @@ static int utf8_length(const unsigned char *s)
     return length;
 }
 
-void json_string(const char *text)
+void cli_json_string(const char *text)
 {
     if (!text) {
         fputs("null", stdout);
@@ -40,7 +40,7 @@ void json_string(const char *text)
     putchar('"');
 }
 
-void json_format_number(double value, char *out)
+void cli_json_format_number(double value, char *out)
 {
     for (int digits = 6; digits <= 17; digits++) {
         snprintf(out, 32, "%.*g", digits, value);
@@ -48,14 +48,14 @@ void json_format_number(double value, char *out)
     }
 }
 
-void json_number(double value)
+void cli_json_number(double value)
 {
     char text[32] = "null";
-    if (isfinite(value)) json_format_number(value, text);
+    if (isfinite(value)) cli_json_format_number(value, text);
     fputs(text, stdout);
 }
 
-void json_integers(const int64_t *values, int64_t count)
+void cli_json_integers(const int64_t *values, int64_t count)
 {
     putchar('[');
     for (int64_t i = 0; i < count; i++) printf("%s%lld", i ? ", " : "", (long long)values[i]);

@@ -102,7 +102,7 @@ static void show(struct progress *p, const char *what, int64_t done, int64_t tot
 {
     double now = progress_now();
     if (strncmp(p->what, what, sizeof p->what - 1) != 0 || total != p->total || done < p->done) {
-        snprintf(p->what, sizeof p->what, "%s", what);
+        if (what != p->what) snprintf(p->what, sizeof p->what, "%s", what);
         p->first = done;
         p->began = now;
     }

@@ -122,21 +122,21 @@ static struct measure mean_of(const struct reconstruction *r)
 static void print_measure_json(const struct measure *m)
 {
     printf("\"psnr\": ");
-    json_number(m->psnr);
+    cli_json_number(m->psnr);
     printf(", \"ssim\": ");
-    json_number(m->ssim);
+    cli_json_number(m->ssim);
     printf(", \"ssim_llamagen\": ");
-    json_number(m->ssim_llamagen);
+    cli_json_number(m->ssim_llamagen);
 }
 
 static void report_json(const struct cli *cli, const struct reconstruction *r, const struct measure *mean)
 {
     printf("{\"outputs\": [");
-    json_string(cli->args.output);
+    cli_json_string(cli->args.output);
     printf("], \"pictures\": [");
     for (int64_t i = 0; i < r->pictures.count; i++) {
         printf("%s{\"picture\": ", i ? ", " : "");
-        json_string(r->pictures.paths[i]);
+        cli_json_string(r->pictures.paths[i]);
         printf(", ");
         print_measure_json(&r->measures[i]);
         printf("}");
@@ -144,7 +144,7 @@ static void report_json(const struct cli *cli, const struct reconstruction *r, c
     printf("], ");
     print_measure_json(mean);
     printf(", \"seconds\": ");
-    json_number(cli_elapsed(cli));
+    printf("%.3f", cli_elapsed(cli));
     printf("}\n");
 }
 

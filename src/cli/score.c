@@ -86,12 +86,12 @@ static void report(const struct cli *cli, const struct scoring *s)
         return;
     }
     printf("{\"nll\": ");
-    json_number(s->nll);
+    cli_json_number(s->nll);
     printf(", \"pictures\": %lld, \"tokens\": %lld, \"pos_offset\": %d, \"outputs\": [", (long long)s->count,
            (long long)s->tokens, cli->info.pos_offset);
-    if (cli->args.logits) json_string(cli->args.logits);
+    if (cli->args.logits) cli_json_string(cli->args.logits);
     printf("], \"seconds\": ");
-    json_number(cli_elapsed(cli));
+    printf("%.3f", cli_elapsed(cli));
     printf("}\n");
 }
 

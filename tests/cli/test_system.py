@@ -184,8 +184,8 @@ class Memory(Case):
     def test_batch(self):
         """A batch that cannot fit is refused before anything is written."""
         args = ["generate", "-m", GROUP, "-n", "10000000", "--batch", "10000000"]
-        self.assertIn("memory", self.fail_with(*args, "-o", "x.npz"))
-        self.assertIn("memory", self.fail_with(*args, "--codes-out", "c.npy"))
+        self.assertIn("--batch", self.fail_with(*args, "-o", "x.npz"))
+        self.assertIn("--batch", self.fail_with(*args, "--codes-out", "c.npy"))
 
     @unittest.skipIf(SANITIZED, "AddressSanitizer reserves address space")
     def test_address_space(self):
