@@ -3,20 +3,46 @@
  *
  * linear and attention cut their work into blocks whose sizes do not depend on the number of threads and give each to
  * one single-threaded product: the threads are ours, and the results the same however many there are.
+ *
+ * conv2d takes the convolutions that Winograd's algorithm (kernels/winograd.c) does not: of one pixel (a product), with
+ * a stride, with few channels, of small maps. The library's primitives for them are kept by shape, and the weights in
+ * the library's order with the weights' tensor.
  */
 #include "cpu/cpu.h"
 
 #include <math.h>
 #include <omp.h>
-#include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>
 
-#include "cpu/kernels/simd.h"
+#include "cpu/converted.h"
+#include "cpu/kernels/conv.h"
+#include "cpu/onednn_compat.h"
 
 enum {
     LINEAR_ROWS = 256, /* of x and y in one product */
     LINEAR_COLS = 128, /* of y: rows of w */
     ATTENTION_ROWS = 64,
+    CONVOLUTIONS = 64, /* shapes whose primitives are kept */
+};
+
+/* What a convolution is known by. */
+struct shape {
+    int64_t N, H, W, I, O, k, OH, OW, stride, pad_before, pad_after;
+};
+
+struct convolution {
+    struct shape shape;
+    dnnl_primitive_desc_t desc;
+    dnnl_primitive_t primitive;
+};
+
+struct dense {
+    dnnl_engine_t engine;
+    dnnl_stream_t stream;
+    dnnl_primitive_attr_t attr;                  /* our scratchpads, not the library's */
+    aim_status(*plain_conv2d) CONV2D_PARAMETERS; /* the tier's own */
+    struct convolution kept[CONVOLUTIONS];
+    int next; /* the one to go when all are taken */
 };
 
 static int64_t min64(int64_t a, int64_t b)
@@ -59,7 +85,7 @@ static aim_status onednn_linear(struct backend *be, const struct tensor *x, cons
 #pragma omp parallel num_threads(be->threads)
     {
         omp_set_num_threads(1); /* for this region: the library must not start a team of its own */
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < row_blocks * col_blocks; block++) {
             int64_t n0 = block / row_blocks * LINEAR_COLS, m0 = block % row_blocks * LINEAR_ROWS;
             int64_t n = min64(N - n0, LINEAR_COLS), m = min64(M - m0, LINEAR_ROWS);
@@ -119,13 +145,244 @@ static aim_status onednn_attention(struct backend *be, const struct tensor *q, c
     return check(be->ctx, (dnnl_status_t)failed, "attention");
 }
 
+/* ---------------------------------------------------------------------------------------------- conv2d */
+
+/* Runs a primitive whose scratchpad we provide; args has room for one more. */
+static aim_status execute(struct backend *be, const_dnnl_primitive_desc_t desc, dnnl_primitive_t primitive,
+                          dnnl_exec_arg_t *args, int count)
+{
+    const struct dense *d = be->dense;
+    layout_ref scratch_layout = dnnl_primitive_desc_query_md(desc, dnnl_query_scratchpad_md, 0);
+    void *scratch = NULL;
+    dnnl_memory_t memory = NULL;
+    aim_status status = AIM_OK;
+    if (dnnl_memory_desc_get_size(scratch_layout) > 0) {
+        scratch = mem_new(be->ctx, dnnl_memory_desc_get_size(scratch_layout), MEM_ACTIVATIONS);
+        if (!scratch) return AIM_ERR_MEMORY;
+        status = check(be->ctx, dnnl_memory_create(&memory, scratch_layout, d->engine, scratch), "scratchpad");
+        args[count++] = (dnnl_exec_arg_t){DNNL_ARG_SCRATCHPAD, memory};
+    }
+    if (status == AIM_OK) status = check(be->ctx, dnnl_primitive_execute(primitive, d->stream, count, args), "execution");
+    if (status == AIM_OK) status = check(be->ctx, dnnl_stream_wait(d->stream), "execution");
+    if (memory) dnnl_memory_destroy(memory);
+    mem_free(scratch);
+    return status;
+}
+
+/* A copy of weights in an order of the library's. */
+struct reordered {
+    struct converted head;
+    struct layout layout;
+    float data[] __attribute__((aligned(64)));
+};
+
+static void clear_reordered(struct converted *self)
+{
+    layout_free(&((struct reordered *)self)->layout);
+}
+
+static void free_reordered(struct reordered *r)
+{
+    if (r) layout_free(&r->layout);
+    mem_free(r);
+}
+
+static aim_status run_reorder(struct backend *be, const struct layout *from, void *data, layout_ref to, void *result)
+{
+    const struct dense *d = be->dense;
+    dnnl_primitive_desc_t desc = NULL;
+    dnnl_primitive_t primitive = NULL;
+    dnnl_memory_t in = NULL, out = NULL;
+    aim_status status = check(
+        be->ctx, dnnl_reorder_primitive_desc_create(&desc, layout_of(from), d->engine, to, d->engine, d->attr), "reorder");
+    if (status == AIM_OK) status = check(be->ctx, dnnl_primitive_create(&primitive, desc), "reorder");
+    if (status == AIM_OK) status = check(be->ctx, dnnl_memory_create(&in, layout_of(from), d->engine, data), "reorder");
+    if (status == AIM_OK) status = check(be->ctx, dnnl_memory_create(&out, to, d->engine, result), "reorder");
+    if (status == AIM_OK) {
+        dnnl_exec_arg_t args[3] = {{DNNL_ARG_FROM, in}, {DNNL_ARG_TO, out}};
+        status = execute(be, desc, primitive, args, 2);
+    }
+    if (in) dnnl_memory_destroy(in);
+    if (out) dnnl_memory_destroy(out);
+    if (primitive) dnnl_primitive_destroy(primitive);
+    if (desc) dnnl_primitive_desc_destroy(desc);
+    return status;
+}
+
+/* w in the order `wanted`, kept with constant weights; *own is what the caller frees, or NULL. */
+static aim_status get_weights(struct backend *be, const struct tensor *w, layout_ref wanted, float **data,
+                              struct reordered **own)
+{
+    *own = NULL;
+    for (struct converted *c = NULL; (c = converted_find(w, CONVERTED_ONEDNN, c));) {
+        struct reordered *kept = (struct reordered *)c;
+        if (dnnl_memory_desc_equal(layout_of(&kept->layout), wanted)) {
+            *data = kept->data;
+            return AIM_OK;
+        }
+    }
+    size_t bytes = sizeof(struct reordered) + dnnl_memory_desc_get_size(wanted);
+    struct reordered *made = mem_new(be->ctx, bytes, w->constant ? MEM_WEIGHTS : MEM_ACTIVATIONS);
+    if (!made) return AIM_ERR_MEMORY;
+    made->head = (struct converted){.kind = CONVERTED_ONEDNN, .clear = clear_reordered};
+    made->layout = (struct layout){0};
+    struct layout official = {0};
+    const dnnl_dims_t dims = {w->shape[0], w->shape[1], w->shape[2], w->shape[3]};
+    aim_status status = check(be->ctx, layout_copy(&made->layout, wanted), "weights");
+    if (status == AIM_OK) status = check(be->ctx, layout_make(&official, 4, dims, dnnl_oihw), "weights");
+    if (status == AIM_OK) status = run_reorder(be, &official, w->data, wanted, made->data);
+    layout_free(&official);
+    if (status != AIM_OK) {
+        free_reordered(made);
+        return status;
+    }
+    *data = made->data;
+    if (w->constant)
+        converted_add(w, &made->head);
+    else
+        *own = made;
+    return AIM_OK;
+}
+
+static void free_convolution(struct convolution *c)
+{
+    if (c->primitive) dnnl_primitive_destroy(c->primitive);
+    if (c->desc) dnnl_primitive_desc_destroy(c->desc);
+    *c = (struct convolution){0};
+}
+
+static aim_status make_convolution(struct backend *be, const struct shape *s, struct convolution *c)
+{
+    const struct dense *d = be->dense;
+    struct layout src = {0}, weights = {0}, bias = {0}, dst = {0};
+    const dnnl_dims_t src_dims = {s->N, s->I, s->H, s->W}, dst_dims = {s->N, s->O, s->OH, s->OW};
+    const dnnl_dims_t weights_dims = {s->O, s->I, s->k, s->k}, bias_dims = {s->O}, strides = {s->stride, s->stride};
+    const dnnl_dims_t pad_l = {s->pad_before, s->pad_before}, pad_r = {s->pad_after, s->pad_after};
+    aim_status status = check(be->ctx, layout_make(&src, 4, src_dims, dnnl_nhwc), "convolution");
+    if (status == AIM_OK) status = check(be->ctx, layout_make(&weights, 4, weights_dims, dnnl_format_tag_any), "convolution");
+    if (status == AIM_OK) status = check(be->ctx, layout_make(&bias, 1, bias_dims, dnnl_x), "convolution");
+    if (status == AIM_OK) status = check(be->ctx, layout_make(&dst, 4, dst_dims, dnnl_nhwc), "convolution");
+    if (status == AIM_OK)
+        status =
+            check(be->ctx, convolution_make(&c->desc, d->engine, &src, &weights, &bias, &dst, strides, pad_l, pad_r, d->attr),
+                  "convolution");
+    if (status == AIM_OK) status = check(be->ctx, dnnl_primitive_create(&c->primitive, c->desc), "convolution");
+    layout_free(&src);
+    layout_free(&weights);
+    layout_free(&bias);
+    layout_free(&dst);
+    if (status != AIM_OK) free_convolution(c);
+    c->shape = *s;
+    return status;
+}
+
+/* The primitive for a shape, made at first use. */
+static aim_status get_convolution(struct backend *be, const struct shape *s, const struct convolution **out)
+{
+    struct dense *d = be->dense;
+    for (int i = 0; i < CONVOLUTIONS; i++)
+        if (d->kept[i].primitive && memcmp(&d->kept[i].shape, s, sizeof *s) == 0) {
+            *out = &d->kept[i];
+            return AIM_OK;
+        }
+    struct convolution *c = &d->kept[d->next];
+    free_convolution(c);
+    TRY(make_convolution(be, s, c));
+    d->next = (d->next + 1) % CONVOLUTIONS;
+    *out = c;
+    return AIM_OK;
+}
+
+static aim_status run_convolution(struct backend *be, const struct convolution *c, const struct tensor *x,
+                                  const struct tensor *w, const struct tensor *bias, struct tensor *y)
+{
+    enum { ARGS = 4 };
+    const struct dense *d = be->dense;
+    layout_ref weights = dnnl_primitive_desc_query_md(c->desc, dnnl_query_weights_md, 0);
+    float *data;
+    struct reordered *own;
+    TRY(get_weights(be, w, weights, &data, &own));
+    layout_ref layouts[ARGS] = {dnnl_primitive_desc_query_md(c->desc, dnnl_query_src_md, 0), weights,
+                                dnnl_primitive_desc_query_md(c->desc, dnnl_query_weights_md, 1),
+                                dnnl_primitive_desc_query_md(c->desc, dnnl_query_dst_md, 0)};
+    void *blocks[ARGS] = {x->data, data, bias->data, y->data};
+    const int names[ARGS] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_BIAS, DNNL_ARG_DST};
+    dnnl_exec_arg_t args[ARGS + 1] = {{0}};
+    aim_status status = AIM_OK;
+    for (int i = 0; i < ARGS && status == AIM_OK; i++) {
+        args[i].arg = names[i];
+        status = check(be->ctx, dnnl_memory_create(&args[i].memory, layouts[i], d->engine, blocks[i]), "convolution");
+    }
+    if (status == AIM_OK) status = execute(be, c->desc, c->primitive, args, ARGS);
+    for (int i = 0; i < ARGS; i++)
+        if (args[i].memory) dnnl_memory_destroy(args[i].memory);
+    free_reordered(own);
+    return status;
+}
+
+static aim_status library_conv2d CONV2D_PARAMETERS
+{
+    const struct shape s = {x->shape[0], x->shape[1], x->shape[2], x->shape[3],     y->shape[3],   w->shape[2],
+                            y->shape[1], y->shape[2], how->stride, how->pad_before, how->pad_after};
+    const struct convolution *c;
+    int before = omp_get_max_threads();
+    omp_set_num_threads(be->threads);
+    aim_status status = get_convolution(be, &s, &c);
+    if (status == AIM_OK) status = run_convolution(be, c, x, w, bias, y);
+    omp_set_num_threads(before);
+    return status;
+}
+
+/* Of one pixel: a product for each picture, so that a picture's result does not depend on the batch. */
+static aim_status point_conv2d CONV2D_PARAMETERS
+{
+    (void)how;
+    int64_t pixels = y->shape[1] * y->shape[2], I = w->shape[1], O = w->shape[0];
+    struct tensor matrix = tensor_view(T_F32, w->data, O, I, 0, 0);
+    for (int64_t n = 0; n < x->shape[0]; n++) {
+        struct tensor in = tensor_view(T_F32, f32(x) + n * pixels * I, pixels, I, 0, 0);
+        struct tensor out = tensor_view(T_F32, f32(y) + n * pixels * O, pixels, O, 0, 0);
+        TRY(onednn_linear(be, &in, &matrix, bias, &out));
+    }
+    return AIM_OK;
+}
+
+static aim_status onednn_conv2d CONV2D_PARAMETERS
+{
+    const struct dense *d = be->dense;
+    if (how->upsample || winograd_pays(w, how, y)) return d->plain_conv2d(be, x, w, bias, how, y);
+    if (w->shape[2] == 1 && how->stride == 1 && how->pad_before == 0 && how->pad_after == 0)
+        return point_conv2d(be, x, w, bias, how, y);
+    return library_conv2d(be, x, w, bias, how, y);
+}
+
 /* ------------------------------------------------------------------------------------------------------ */
+
+static void dense_free(void *dense)
+{
+    struct dense *d = dense;
+    for (int i = 0; i < CONVOLUTIONS; i++) free_convolution(&d->kept[i]);
+    if (d->attr) dnnl_primitive_attr_destroy(d->attr);
+    if (d->stream) dnnl_stream_destroy(d->stream);
+    if (d->engine) dnnl_engine_destroy(d->engine);
+    mem_free(d);
+}
 
 aim_status onednn_attach(struct backend *be, char *name, size_t size)
 {
-    const dnnl_version_t *version = dnnl_version();
-    snprintf(name, size, "oneDNN %d.%d.%d", version->major, version->minor, version->patch);
+    struct dense *d = mem_zero(be->ctx, 1, sizeof *d, MEM_MISC);
+    if (!d) return AIM_ERR_MEMORY;
+    be->dense = d;
+    be->dense_free = dense_free;
+    TRY(check(be->ctx, dnnl_engine_create(&d->engine, dnnl_cpu, 0), "engine"));
+    TRY(check(be->ctx, dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags), "stream"));
+    TRY(check(be->ctx, dnnl_primitive_attr_create(&d->attr), "attributes"));
+    TRY(check(be->ctx, dnnl_primitive_attr_set_scratchpad_mode(d->attr, dnnl_scratchpad_mode_user), "attributes"));
+    d->plain_conv2d = be->op.conv2d;
     be->op.linear = onednn_linear;
     be->op.attention = onednn_attention;
+    be->op.conv2d = onednn_conv2d;
+    const dnnl_version_t *version = dnnl_version();
+    snprintf(name, size, "oneDNN %d.%d.%d", version->major, version->minor, version->patch);
     return AIM_OK;
 }

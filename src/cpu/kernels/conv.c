@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "cpu/kernels/conv.h"
 #include "cpu/kernels/gemm.h"
 
 enum { CONV_ROWS = 48 }; /* output pixels gathered at a time */
@@ -32,8 +33,8 @@ static void pack_filters(const struct tensor *w, int64_t n0, float *panel)
             for (int64_t j = 0; j < PANEL; j++) panel[j] = n0 + j < O ? f32(w)[((n0 + j) * I + i) * area + a] : 0.0f;
 }
 
-aim_status KERNEL(conv2d)(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
-                          const struct conv2d *how, struct tensor *y)
+aim_status KERNEL(patches_conv2d)(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
+                                  const struct conv2d *how, struct tensor *y)
 {
     int64_t I = x->shape[3], k = w->shape[2], O = y->shape[3], K = k * k * I, OH = y->shape[1], OW = y->shape[2];
     int64_t M = y->shape[0] * OH * OW, panels = (O + PANEL - 1) / PANEL;
@@ -68,6 +69,15 @@ aim_status KERNEL(conv2d)(struct backend *be, const struct tensor *x, const stru
     mem_free(packed);
     mem_free(patches);
     return AIM_OK;
+}
+
+aim_status KERNEL(conv2d)(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
+                          const struct conv2d *how, struct tensor *y)
+{
+#if VLEN >= 8
+    if (winograd_pays(w, how, y)) return KERNEL(winograd_conv2d)(be, x, w, bias, how, y);
+#endif
+    return KERNEL(patches_conv2d)(be, x, w, bias, how, y);
 }
 
 aim_status KERNEL(attention)(struct backend *be, const struct tensor *q, const struct tensor *k, const struct tensor *v,
