@@ -134,7 +134,7 @@ int cli_open_model(struct cli *cli)
     CLI_TRY(cli_library(cli, aim_model_load(cli->ctx, &options, &cli->model)));
     progress_end(&cli->progress);
     aim_model_describe(cli->model, &cli->info);
-    return STATUS_OK;
+    return cli_check_cancelled(cli);
 }
 
 void cli_close(struct cli *cli)

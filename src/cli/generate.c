@@ -103,6 +103,7 @@ static int paint(struct cli *cli, struct generation *g)
     how.picture = on_picture;
     how.user = g;
     how.codes_only = !g->path;
+    cli->progress.pictures = g->count;
     aim_status status = aim_generate(cli->model, g->labels, g->count, &how, NULL, NULL);
     progress_end(&cli->progress);
     if (g->status != STATUS_OK) return g->status; /* its line has been printed */

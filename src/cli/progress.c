@@ -1,5 +1,6 @@
 #include "cli/progress.h"
 
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -76,21 +77,22 @@ static void draw(struct progress *p, double now)
     enum { MAX_BAR = 40 };
     double fraction = p->total > 0 ? (double)p->done / (double)p->total : 0, elapsed = now - p->began;
     if (fraction > 1) fraction = 1;
+    double scale = p->pictures > 0 && p->total > 0 ? (double)p->pictures / (double)p->total : 1;
     double rate = elapsed > 0 ? (double)(p->done - p->first) / elapsed : 0;
     char eta[24], numbers[128], bar[MAX_BAR + 1];
     format_time(eta, sizeof eta, rate > 0 ? (double)(p->total - p->done) / rate : -1);
-    snprintf(numbers, sizeof numbers, " %3d%%  %lld/%lld  %.*f/s  %s left", (int)(100 * fraction), (long long)p->done,
-             (long long)p->total, rate < 10 ? 2 : 0, rate, eta);
+    snprintf(numbers, sizeof numbers, " %3d%%  %.0f/%.0f  %.*f/s  %s left", (int)(100 * fraction),
+             floor((double)p->done * scale + 1e-6), floor((double)p->total * scale + 1e-6), rate * scale < 10 ? 2 : 0,
+             rate * scale, eta);
     int width = terminal_width() - 1, space = width - (int)strlen(numbers) - (int)strlen(p->what) - 3;
     int length = space > MAX_BAR ? MAX_BAR : space;
-    clear_line(p);
     if (length >= 5) {
         int full = (int)(fraction * length);
         memset(bar, '.', sizeof bar);
         memset(bar, '#', (size_t)full);
-        fprintf(stderr, "%s [%.*s]%s", p->what, length, bar, numbers);
+        fprintf(stderr, "\r%s [%.*s]%s\033[K", p->what, length, bar, numbers);
     } else {
-        fprintf(stderr, "%.*s", width, numbers + 1);
+        fprintf(stderr, "\r%.*s\033[K", width, numbers + 1);
     }
     fflush(stderr);
     p->drawn = true;

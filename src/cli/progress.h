@@ -18,6 +18,7 @@ struct progress {
     char what[32];         /* the phase on show */
     int64_t done, total;   /* of that phase */
     int64_t first;         /* done when the phase began: the rate counts from there */
+    int64_t pictures;      /* what the library's total stands for; 0 = itself. Set by the command */
     double began, redrawn; /* seconds */
 };
 

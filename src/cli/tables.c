@@ -71,7 +71,8 @@ const struct command commands_table[] = {
      "Picture i depends on the seed, on i and on the settings alone: neither --batch nor --threads changes it. "
      "'aim info' tells the classes of a model.",
      "-o is aim.png unless given. " PICTURE_OUTPUT ", and arr_1, the classes. PNG files carry seed, class and settings "
-     "as text. What was written is printed, one path per line.",
+     "as text. What was written is printed, one path per line. When the work is stopped, the finished pictures of a folder "
+     "stay.",
      "aim generate -m aim-base -c 207\n"
      "aim generate -m aim-base -c 'goldfish,tabby,970-979' -o grid.png --seed 7\n"
      "aim generate -m aim-base -n 50000 -o samples.npz --cfg 1.75\n"
