@@ -118,14 +118,14 @@ typedef struct aim_model aim_model;
 typedef enum aim_weights {
     AIM_WEIGHTS_AUTO, /* bf16 for a matrix that loses nothing by it (published files hold such values), else f32 */
     AIM_WEIGHTS_F32,
-    AIM_WEIGHTS_BF16  /* rounded to bf16: half the memory and about twice the speed at small batches */
+    AIM_WEIGHTS_BF16 /* rounded to bf16: half the memory and about twice the speed at small batches */
 } aim_weights;
 
 typedef struct aim_model_options {
     const char *path;      /* hub directory (config.json + model.safetensors), .safetensors file, or torch file */
     const char *tokenizer; /* where the VQ tokenizer is, when path does not hold it (or to override it); NULL = path */
     aim_weights weights;
-    int pos_offset;        /* position convention when decoding: 0, 1, or -1 = decide from config and weights */
+    int pos_offset; /* position convention when decoding: 0, 1, or -1 = decide from config and weights */
 } aim_model_options;
 
 AIM_API aim_model_options aim_model_defaults(const char *path);
@@ -147,13 +147,13 @@ typedef struct aim_model_info {
     int has_generator, has_tokenizer; /* stage 2; encoder + quantiser + decoder */
     /* stage 2 */
     int d_model, n_layer, vocab_size, num_classes, num_tokens;
-    int adaln_group, num_groups; /* adaln_group = 0: one adaLN Linear per layer */
-    int pos_offset;              /* in use */
-    const char *pos_offset_from; /* "option", "config", "weights", "official decoder" */
+    int adaln_group, num_groups;                     /* adaln_group = 0: one adaLN Linear per layer */
+    int pos_offset;                                  /* in use */
+    const char *pos_offset_from;                     /* "option", "config", "weights", "official decoder" */
     int64_t generator_tensors, generator_parameters; /* tensors and values in the file; the tied head is not counted */
     /* tokenizer */
     int codebook_size, codebook_dim, base_channels, z_channels;
-    int downsample; /* pixels per code along one side: 16 for VQ-f16 */
+    int downsample;                                  /* pixels per code along one side: 16 for VQ-f16 */
     int64_t tokenizer_tensors, tokenizer_parameters; /* the usage buffer counts as a tensor, not as parameters */
     /* both */
     int image_size;         /* pixels along one side of a generated picture; 0 if a part is missing */
@@ -230,10 +230,10 @@ AIM_API aim_status aim_image_compare(aim_context *ctx, const aim_image *a, const
 /* ------------------------------------------------------------------------------------------------- work */
 
 typedef struct aim_generate_options {
-    double cfg;          /* guidance factor; 1 = none (and half the work) */
-    double temperature;  /* logits are divided by it; 0 = always the most likely token */
-    double top_p;        /* (0, 1] */
-    int top_k;           /* 0 = all */
+    double cfg;         /* guidance factor; 1 = none (and half the work) */
+    double temperature; /* logits are divided by it; 0 = always the most likely token */
+    double top_p;       /* (0, 1] */
+    int top_k;          /* 0 = all */
     uint64_t seed;
     int batch;           /* pictures painted together; 0 = chosen to fit */
     int64_t first_index; /* index of the first picture in the random stream: picture i uses (seed, first_index + i) */
@@ -275,7 +275,20 @@ AIM_API aim_status aim_score(aim_model *model, const int64_t *codes, const int64
 
 /* ----------------------------------------------------------------------------------------------- arrays */
 
-typedef enum aim_dtype { AIM_U8, AIM_I8, AIM_I16, AIM_U16, AIM_I32, AIM_U32, AIM_I64, AIM_U64, AIM_F16, AIM_F32, AIM_F64, AIM_BOOL } aim_dtype;
+typedef enum aim_dtype {
+    AIM_U8,
+    AIM_I8,
+    AIM_I16,
+    AIM_U16,
+    AIM_I32,
+    AIM_U32,
+    AIM_I64,
+    AIM_U64,
+    AIM_F16,
+    AIM_F32,
+    AIM_F64,
+    AIM_BOOL
+} aim_dtype;
 
 typedef struct aim_array {
     aim_dtype dtype;

@@ -106,7 +106,6 @@ void aim_log(aim_context *ctx, aim_log_level level, const char *format, ...)
 
 aim_status aim_progress(aim_context *ctx, const char *what, int64_t done, int64_t total)
 {
-    if (ctx->progress && ctx->progress(ctx->user, what, done, total))
-        return aim_fail(ctx, AIM_ERR_CANCELLED, "cancelled");
+    if (ctx->progress && ctx->progress(ctx->user, what, done, total)) return aim_fail(ctx, AIM_ERR_CANCELLED, "cancelled");
     return AIM_OK;
 }

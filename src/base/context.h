@@ -43,10 +43,10 @@ void aim_log(aim_context *ctx, aim_log_level level, const char *format, ...) __a
 aim_status aim_progress(aim_context *ctx, const char *what, int64_t done, int64_t total);
 
 /* Evaluates `call` once and returns its status from the enclosing function unless it is AIM_OK. */
-#define TRY(call)                                     \
-    do {                                              \
-        aim_status try_status_ = (call);              \
-        if (try_status_ != AIM_OK) return try_status_; \
+#define TRY(call)                                                                                                              \
+    do {                                                                                                                       \
+        aim_status try_status_ = (call);                                                                                       \
+        if (try_status_ != AIM_OK) return try_status_;                                                                         \
     } while (0)
 
 /* a*b and a+b of sizes; false when the result does not fit. */

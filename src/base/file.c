@@ -147,8 +147,7 @@ aim_status file_writer_close(struct file_writer *w, bool keep)
     if (w->stream) {
         if (keep && (fflush(w->stream) != 0 || (w->temporary && fsync(fileno(w->stream)) != 0)))
             status = aim_fail_errno(w->ctx, "cannot write %s", w->path);
-        if (fclose(w->stream) != 0 && keep && status == AIM_OK)
-            status = aim_fail_errno(w->ctx, "cannot write %s", w->path);
+        if (fclose(w->stream) != 0 && keep && status == AIM_OK) status = aim_fail_errno(w->ctx, "cannot write %s", w->path);
     }
     if (w->temporary) {
         if (keep && status == AIM_OK && rename(w->temporary, w->path) != 0)

@@ -28,8 +28,7 @@ static void account(struct aim_context *ctx, enum memory_tag tag, int64_t bytes)
     __atomic_add_fetch(&m->used[tag], bytes, __ATOMIC_RELAXED);
     int64_t total = __atomic_add_fetch(&m->total, bytes, __ATOMIC_RELAXED);
     int64_t peak = __atomic_load_n(&m->peak, __ATOMIC_RELAXED);
-    while (total > peak &&
-           !__atomic_compare_exchange_n(&m->peak, &peak, total, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    while (total > peak && !__atomic_compare_exchange_n(&m->peak, &peak, total, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     }
 }
 

@@ -8,8 +8,7 @@ static aim_status describe_layer(const struct ar_config *c, struct params *t, in
 {
     int64_t d = c->d_model, E = ar_inner(c), C = ar_conv_width(c), H = ar_heads(c), W = ar_in_width(c);
     double root = 1 / sqrt((double)d);
-    if (c->adaln_group)
-        TRY(params_add(t, INIT_NORMAL, root, SHAPE(1, 3, d), "backbone.layers.%d.scale_shift_table", i));
+    if (c->adaln_group) TRY(params_add(t, INIT_NORMAL, root, SHAPE(1, 3, d), "backbone.layers.%d.scale_shift_table", i));
     TRY(params_add(t, INIT_ONE, 0, SHAPE(d), "backbone.layers.%d.norm.weight", i));
     TRY(params_add(t, INIT_DT_BIAS, 0, SHAPE(H), "backbone.layers.%d.mixer.dt_bias", i));
     TRY(params_add(t, INIT_A_LOG, 0, SHAPE(H), "backbone.layers.%d.mixer.A_log", i));
@@ -60,7 +59,7 @@ static aim_status build_layer(struct ar *ar, const struct params *t, aim_weights
     aim_context *ctx = ar->ctx;
     struct backend *be = ctx->backend;
     bool bf16 = weights == AIM_WEIGHTS_BF16, exact = weights == AIM_WEIGHTS_AUTO, group = ar->config.adaln_group;
-#define F32(slot, name) l->slot = params_f32(t, params_find(t, "backbone.layers.%d." name, i))
+#define F32(slot, name)    l->slot = params_f32(t, params_find(t, "backbone.layers.%d." name, i))
 #define PACKED(slot, name) l->slot = params_packed(t, params_find(t, "backbone.layers.%d." name, i), be, bf16, exact)
     F32(norm, "norm.weight");
     F32(dt_bias, "mixer.dt_bias");
@@ -80,11 +79,13 @@ static aim_status build_layer(struct ar *ar, const struct params *t, aim_weights
 #undef F32
 #undef PACKED
     bool adaln = group ? l->table != NULL : l->adaln_w && l->adaln_b;
-    bool whole = l->norm && l->dt_bias && l->A_log && l->D && l->in_proj && l->conv_w && l->conv_b && l->mixer_norm && l->out_proj;
+    bool whole =
+        l->norm && l->dt_bias && l->A_log && l->D && l->in_proj && l->conv_w && l->conv_b && l->mixer_norm && l->out_proj;
     return whole && adaln ? AIM_OK : ctx->status;
 }
 
-aim_status ar_build(const struct ar_config *config, const struct params *t, aim_weights weights, int pos_offset, struct ar **out)
+aim_status ar_build(const struct ar_config *config, const struct params *t, aim_weights weights, int pos_offset,
+                    struct ar **out)
 {
     aim_context *ctx = t->ctx;
     struct ar *ar = *out = mem_zero(ctx, 1, sizeof *ar, MEM_MISC);
@@ -122,8 +123,8 @@ void ar_free(struct ar *ar)
     if (!ar) return;
     for (int i = 0; ar->layers && i < ar->config.n_layer; i++) {
         struct ar_layer *l = &ar->layers[i];
-        struct tensor *all[] = {l->norm,   l->table, l->adaln_w, l->adaln_b, l->in_proj,    l->conv_w,
-                                l->conv_b, l->dt_bias, l->A_log, l->D,       l->mixer_norm, l->out_proj};
+        struct tensor *all[] = {l->norm,   l->table,   l->adaln_w, l->adaln_b, l->in_proj,    l->conv_w,
+                                l->conv_b, l->dt_bias, l->A_log,   l->D,       l->mixer_norm, l->out_proj};
         for (size_t k = 0; k < sizeof all / sizeof all[0]; k++) tensor_drop(all[k]);
     }
     struct tensor *all[] = {ar->words,  ar->positions,  ar->classes, ar->group_w, ar->group_b,
@@ -211,8 +212,7 @@ struct tensor *ar_forward(struct exec *ex, const struct ar *ar, const int32_t *l
     struct tensor *h = NULL, *mod = NULL; /* the previous layer's output and modulation, whose gate is still due */
     for (int i = 0; i < ar->config.n_layer; i++) {
         struct tensor *mod_i = ar_modulation(ex, ar, &conditions, i);
-        struct tensor *m =
-            op_residual_rms_norm_modulate(ex, &r, i ? h : OP_NONE, i ? mod : OP_NONE, ar->layers[i].norm, mod_i);
+        struct tensor *m = op_residual_rms_norm_modulate(ex, &r, i ? h : OP_NONE, i ? mod : OP_NONE, ar->layers[i].norm, mod_i);
         tensor_drop(h);
         tensor_drop(mod);
         mod = mod_i;

@@ -11,24 +11,24 @@
 
 /* E, C, W, H: widths of config.h. */
 struct ar_layer {
-    struct tensor *norm;            /* (d) */
-    struct tensor *table;           /* (1,3,d): shift, scale, gate; adaLN-group models, else NULL */
-    struct tensor *adaln_w, *adaln_b; /* (3d,d), (3d): per-layer adaLN models, else NULL */
-    struct tensor *in_proj;         /* (W,d), packed */
-    struct tensor *conv_w, *conv_b; /* (C,1,4), (C) */
+    struct tensor *norm;                /* (d) */
+    struct tensor *table;               /* (1,3,d): shift, scale, gate; adaLN-group models, else NULL */
+    struct tensor *adaln_w, *adaln_b;   /* (3d,d), (3d): per-layer adaLN models, else NULL */
+    struct tensor *in_proj;             /* (W,d), packed */
+    struct tensor *conv_w, *conv_b;     /* (C,1,4), (C) */
     struct tensor *dt_bias, *A_log, *D; /* (H) */
-    struct tensor *mixer_norm;      /* (E) */
-    struct tensor *out_proj;        /* (d,E), packed */
+    struct tensor *mixer_norm;          /* (E) */
+    struct tensor *out_proj;            /* (d,E), packed */
 };
 
 struct ar {
     aim_context *ctx;
     struct ar_config config;
-    int pos_offset;             /* image token i is fed with position i + pos_offset */
-    struct tensor *words;       /* (V,d), packed; also the head */
-    struct tensor *positions;   /* (num_tokens+1,d) */
-    struct tensor *classes;     /* (num_classes+1,d); the last row is the null class */
-    struct tensor *group_w, *group_b; /* (G*3d,d), (G*3d); NULL for per-layer adaLN */
+    int pos_offset;                     /* image token i is fed with position i + pos_offset */
+    struct tensor *words;               /* (V,d), packed; also the head */
+    struct tensor *positions;           /* (num_tokens+1,d) */
+    struct tensor *classes;             /* (num_classes+1,d); the last row is the null class */
+    struct tensor *group_w, *group_b;   /* (G*3d,d), (G*3d); NULL for per-layer adaLN */
     struct tensor *norm_f, *norm_final; /* (d) */
     struct tensor *final_w, *final_b;   /* (2d,d), (2d): shift, scale */
     struct ar_layer *layers;
@@ -38,7 +38,8 @@ struct ar {
 aim_status ar_describe(const struct ar_config *config, struct params *table);
 
 /* From a filled table to a network ready to run. *ar is freed with ar_free, also after a failure. */
-aim_status ar_build(const struct ar_config *config, const struct params *table, aim_weights weights, int pos_offset, struct ar **ar);
+aim_status ar_build(const struct ar_config *config, const struct params *table, aim_weights weights, int pos_offset,
+                    struct ar **ar);
 void ar_free(struct ar *ar);
 
 /*

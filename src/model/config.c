@@ -93,10 +93,11 @@ aim_status config_infer_ar(aim_context *ctx, const char *path, const struct tens
     bool sane = c->d_model >= 32 && c->d_model % 32 == 0 && c->d_model <= 1 << 16 && c->n_layer >= 1 && c->vocab_size >= 2 &&
                 c->num_classes >= 1 && c->num_tokens >= 1 && c->num_groups >= 1 && c->d_state >= 1;
     if (!sane)
-        return aim_fail(ctx, AIM_ERR_FORMAT,
-                        "%s: the shapes of the stage-2 tensors do not make an AiM network (d_model %d, %d layers, vocabulary %d, "
-                        "%d classes, %d tokens)",
-                        path, c->d_model, c->n_layer, c->vocab_size, c->num_classes, c->num_tokens);
+        return aim_fail(
+            ctx, AIM_ERR_FORMAT,
+            "%s: the shapes of the stage-2 tensors do not make an AiM network (d_model %d, %d layers, vocabulary %d, "
+            "%d classes, %d tokens)",
+            path, c->d_model, c->n_layer, c->vocab_size, c->num_classes, c->num_tokens);
     return AIM_OK;
 }
 

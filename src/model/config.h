@@ -71,8 +71,10 @@ aim_status config_preset(aim_context *ctx, const char *name, struct model_config
  * The sizes of the stage that `file` holds, from its shapes. Returns whether the stage is there in *found.
  * AIM_ERR_FORMAT when it is there but makes no sense.
  */
-aim_status config_infer_ar(aim_context *ctx, const char *path, const struct tensor_file *file, struct ar_config *c, bool *found);
-aim_status config_infer_vq(aim_context *ctx, const char *path, const struct tensor_file *file, struct vq_config *c, bool *found);
+aim_status config_infer_ar(aim_context *ctx, const char *path, const struct tensor_file *file, struct ar_config *c,
+                           bool *found);
+aim_status config_infer_vq(aim_context *ctx, const char *path, const struct tensor_file *file, struct vq_config *c,
+                           bool *found);
 
 /* Reads config.json into *config (pos_offset, names) and checks the sizes it states against those already there. */
 aim_status config_read(aim_context *ctx, const char *path, struct model_config *config);

@@ -14,8 +14,8 @@ static aim_status check_size(aim_context *ctx, const char *path, const json_t *r
     if (!value) return AIM_OK;
     if (!json_is_integer(value)) return aim_fail(ctx, AIM_ERR_FORMAT, "%s: \"%s\" must be a whole number", path, key);
     if (json_integer_value(value) != actual)
-        return aim_fail(ctx, AIM_ERR_FORMAT, "%s says %s = %lld, but the tensors say %d: the file belongs to another model", path,
-                        key, (long long)json_integer_value(value), actual);
+        return aim_fail(ctx, AIM_ERR_FORMAT, "%s says %s = %lld, but the tensors say %d: the file belongs to another model",
+                        path, key, (long long)json_integer_value(value), actual);
     return AIM_OK;
 }
 
@@ -55,12 +55,13 @@ static aim_status read_names(aim_context *ctx, const char *path, const json_t *r
     config->name_count = classes;
     const char *key;
     json_t *value;
-    json_object_foreach(table, key, value) {
+    json_object_foreach(table, key, value)
+    {
         char *end;
         long id = strtol(key, &end, 10);
         if (*key == '\0' || *end != '\0' || id < 0 || id >= classes || !json_is_string(value))
-            return aim_fail(ctx, AIM_ERR_FORMAT, "%s: id2label has \"%.40s\", which is no class of 0 to %d with a name", path, key,
-                            classes - 1);
+            return aim_fail(ctx, AIM_ERR_FORMAT, "%s: id2label has \"%.40s\", which is no class of 0 to %d with a name", path,
+                            key, classes - 1);
         mem_free(config->names[id]);
         config->names[id] = mem_string(ctx, json_string_value(value), MEM_MISC);
         if (!config->names[id]) return AIM_ERR_MEMORY;

@@ -91,7 +91,7 @@ aim_status engine_create(const struct ar *ar, int64_t capacity, struct engine **
 void engine_free(struct engine *e)
 {
     if (!e) return;
-    void *all[] = {e->caches, e->u,    e->b,      e->decay,         e->carry, e->state,    e->conv, e->modulation,
+    void *all[] = {e->caches,           e->u,    e->b,      e->decay,         e->carry, e->state,    e->conv, e->modulation,
                    e->final_modulation, e->work, e->logits, e->probabilities, e->ids,   e->positions};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) mem_free(all[i]);
     exec_clear(&e->ex);
@@ -120,7 +120,8 @@ static aim_status run(struct engine *e, int64_t R, int64_t t)
         struct tensor gates = mod;
         mod = tensor_view(T_F32, e->modulation + l * e->capacity * 3 * d, R, 3 * d, 0, 0);
         struct tensor conv = tensor_view(T_F32, e->conv + l * e->capacity * 3 * C, R, 3, C, 0);
-        TRY(be->op.residual_rms_norm_modulate(be, &r, l ? &h : NULL, l ? &gates : NULL, layer->norm, &mod, AIM_RMS_EPS, &r, &m));
+        TRY(be->op.residual_rms_norm_modulate(be, &r, l ? &h : NULL, l ? &gates : NULL, layer->norm, &mod, AIM_RMS_EPS, &r,
+                                              &m));
         TRY(be->op.linear_packed(be, &m, layer->in_proj, &zxbcdt));
         TRY(be->op.causal_conv1d_silu_step(be, &zxbcdt, layer->conv_w, layer->conv_b, &conv, &xbc));
         TRY(be->op.ssd_step(be, &xbc, &zxbcdt, layer->A_log, layer->dt_bias, layer->D, &e->caches[l], t, &y));

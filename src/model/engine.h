@@ -16,14 +16,14 @@ struct engine {
     struct exec ex;
     const struct ar *ar;
     int64_t capacity, streams;
-    struct ssd_cache *caches;  /* one per layer; memory in one block each, below */
+    struct ssd_cache *caches; /* one per layer; memory in one block each, below */
     float *u, *b, *decay, *carry, *state, *conv;
-    float *modulation;         /* (layers, capacity, 3d) */
-    float *final_modulation;   /* (capacity, 2d) */
-    float *work;               /* activations of a step */
-    float *logits;             /* (capacity, V) */
-    float *probabilities;      /* (capacity, V) */
-    int32_t *ids, *positions;  /* (capacity) */
+    float *modulation;        /* (layers, capacity, 3d) */
+    float *final_modulation;  /* (capacity, 2d) */
+    float *work;              /* activations of a step */
+    float *logits;            /* (capacity, V) */
+    float *probabilities;     /* (capacity, V) */
+    int32_t *ids, *positions; /* (capacity) */
 };
 
 /* Bytes engine_create takes for this many streams. */

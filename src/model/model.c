@@ -62,8 +62,8 @@ static aim_status check_tied(aim_model *m, const char *path, const struct tensor
     const struct tensor_entry *words = config_find(file, AR_PREFIX, "backbone.embeddings.word_embeddings.weight");
     if (!head || head->data == words->data) return AIM_OK;
     if (head->bytes == words->bytes && memcmp(head->data, words->data, head->bytes) == 0) return AIM_OK;
-    return aim_fail(m->ctx, AIM_ERR_UNSUPPORTED, "%s: lm_head.weight differs from the word embeddings; untied heads are not supported",
-                    path);
+    return aim_fail(m->ctx, AIM_ERR_UNSUPPORTED,
+                    "%s: lm_head.weight differs from the word embeddings; untied heads are not supported", path);
 }
 
 static aim_status choose_pos_offset(aim_model *m, int wanted)
@@ -75,7 +75,8 @@ static aim_status choose_pos_offset(aim_model *m, int wanted)
         m->pos_offset_from = wanted >= 0 ? "option" : "config";
         return AIM_OK;
     }
-    struct tensor *positions = params_f32(&m->ar_table, params_find(&m->ar_table, "backbone.embeddings.position_embeddings.weight"));
+    struct tensor *positions =
+        params_f32(&m->ar_table, params_find(&m->ar_table, "backbone.embeddings.position_embeddings.weight"));
     if (!positions) return m->ctx->status;
     int guess = ar_guess_pos_offset(f32(positions), m->config.ar.num_tokens, m->config.ar.d_model);
     tensor_drop(positions);
@@ -208,8 +209,7 @@ static size_t collect(const struct params *table, struct tensor_entry *entries)
 
 static aim_status write_weights(aim_model *m, const char *path)
 {
-    struct tensor_entry *entries =
-        mem_array(m->ctx, m->ar_table.count + m->vq_table.count, sizeof *entries, MEM_MISC);
+    struct tensor_entry *entries = mem_array(m->ctx, m->ar_table.count + m->vq_table.count, sizeof *entries, MEM_MISC);
     if (!entries) return AIM_ERR_MEMORY;
     size_t count = collect(&m->ar_table, entries);
     count += collect(&m->vq_table, entries + count);
@@ -239,7 +239,8 @@ aim_status model_need_ar(aim_model *m)
 {
     if (m->ar) return AIM_OK;
     if (!m->config.has_ar)
-        return aim_fail(m->ctx, AIM_ERR_ARGUMENT, "this model is a tokenizer alone: it has no network that could predict codes");
+        return aim_fail(m->ctx, AIM_ERR_ARGUMENT,
+                        "this model is a tokenizer alone: it has no network that could predict codes");
     aim_status status = ar_build(&m->config.ar, &m->ar_table, m->weights, m->pos_offset, &m->ar);
     if (status != AIM_OK) {
         ar_free(m->ar);
@@ -297,8 +298,8 @@ aim_status model_narrow(aim_context *ctx, const int64_t *values, int64_t count, 
         if (values[i] < 0 || values[i] >= limit) {
             mem_free(narrow);
             *out = NULL;
-            return aim_fail(ctx, AIM_ERR_ARGUMENT, "%s %lld is out of range: this model has 0 to %lld", what, (long long)values[i],
-                            (long long)limit - 1);
+            return aim_fail(ctx, AIM_ERR_ARGUMENT, "%s %lld is out of range: this model has 0 to %lld", what,
+                            (long long)values[i], (long long)limit - 1);
         }
         narrow[i] = (int32_t)values[i];
     }

@@ -19,7 +19,8 @@ void params_free(struct params *p)
     p->count = p->capacity = 0;
 }
 
-aim_status params_add(struct params *p, enum param_init init, double scale, int ndim, const int64_t *shape, const char *format, ...)
+aim_status params_add(struct params *p, enum param_init init, double scale, int ndim, const int64_t *shape, const char *format,
+                      ...)
 {
     if (p->count == p->capacity) {
         size_t capacity = p->capacity ? 2 * p->capacity : 512;

@@ -15,7 +15,8 @@ aim_status aim_encode(aim_model *m, const float *pixels, int64_t count, int heig
     TRY(model_need_vq(m));
     int f = vq_downsample(&m->config.vq);
     if (height < f || width < f || height % f || width % f)
-        return aim_fail(ctx, AIM_ERR_ARGUMENT, "pictures must be multiples of %d pixels high and wide, not %dx%d", f, width, height);
+        return aim_fail(ctx, AIM_ERR_ARGUMENT, "pictures must be multiples of %d pixels high and wide, not %dx%d", f, width,
+                        height);
     int64_t tokens = (int64_t)(height / f) * (width / f), values = 3 * (int64_t)height * width;
     TRY(model_check_memory(m, vq_activation_bytes(&m->config.vq, height / f, width / f), "encoding a picture of this size",
                            "use a smaller picture"));
@@ -67,8 +68,8 @@ aim_status aim_decode(aim_model *m, const int64_t *codes, int64_t count, int row
 }
 
 /* Logits and summed loss of one picture. */
-static aim_status score_one(aim_model *m, const int32_t *codes, int32_t label, int64_t index, double *sum, aim_logits_fn callback,
-                            void *user)
+static aim_status score_one(aim_model *m, const int32_t *codes, int32_t label, int64_t index, double *sum,
+                            aim_logits_fn callback, void *user)
 {
     struct exec *ex = &m->ex;
     ex->status = AIM_OK;
@@ -85,8 +86,8 @@ static aim_status score_one(aim_model *m, const int32_t *codes, int32_t label, i
     return status;
 }
 
-aim_status aim_score(aim_model *m, const int64_t *codes, const int64_t *labels, int64_t count, double *nll, aim_logits_fn logits,
-                     void *user)
+aim_status aim_score(aim_model *m, const int64_t *codes, const int64_t *labels, int64_t count, double *nll,
+                     aim_logits_fn logits, void *user)
 {
     aim_context *ctx = m->ctx;
     int64_t T = m->config.ar.num_tokens;
@@ -158,7 +159,8 @@ static aim_status choose_batch(struct painting *p)
     char what[64];
     snprintf(what, sizeof what, "painting %lld picture%s at a time", (long long)p->batch, p->batch == 1 ? "" : "s");
     return model_check_memory(m, aim_model_memory(m, (int)p->batch, guided) - built, what,
-                              p->batch > 1 ? "use a smaller --batch, or --weights bf16" : "use --weights bf16, or a smaller model");
+                              p->batch > 1 ? "use a smaller --batch, or --weights bf16"
+                                           : "use --weights bf16, or a smaller model");
 }
 
 static aim_status prepare(struct painting *p)

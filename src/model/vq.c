@@ -93,7 +93,8 @@ struct tensor *vq_quantise(struct exec *ex, const struct vq *vq, const struct te
     return ids;
 }
 
-struct tensor *vq_decode(struct exec *ex, const struct vq *vq, const struct tensor *ids, int64_t N, int64_t rows, int64_t columns)
+struct tensor *vq_decode(struct exec *ex, const struct vq *vq, const struct tensor *ids, int64_t N, int64_t rows,
+                         int64_t columns)
 {
     const struct vq_stack *s = &vq->decoder;
     struct tensor *z = op_embedding(ex, vq->codebook, OP_NONE, ids, OP_NONE);
@@ -115,7 +116,8 @@ int64_t vq_activation_bytes(const struct vq_config *c, int64_t rows, int64_t col
 {
     /* At the full resolution four maps live at once: x, its norm, the two convolutions' outputs. */
     int64_t widest = c->base_channels * (int64_t)c->multiplier[0];
-    if (c->levels > 1) widest = widest > c->base_channels * (int64_t)c->multiplier[1] ? widest : c->base_channels * (int64_t)c->multiplier[1];
+    if (c->levels > 1)
+        widest = widest > c->base_channels * (int64_t)c->multiplier[1] ? widest : c->base_channels * (int64_t)c->multiplier[1];
     int64_t scale = vq_downsample(c);
     return 4 * rows * scale * columns * scale * widest * (int64_t)sizeof(float);
 }

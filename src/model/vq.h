@@ -67,7 +67,8 @@ struct tensor *vq_latent(struct exec *ex, const struct vq *vq, const struct tens
 struct tensor *vq_quantise(struct exec *ex, const struct vq *vq, const struct tensor *latent);
 
 /* ids (N*rows*columns) -> pixels (N, 3, rows*f, columns*f) */
-struct tensor *vq_decode(struct exec *ex, const struct vq *vq, const struct tensor *ids, int64_t N, int64_t rows, int64_t columns);
+struct tensor *vq_decode(struct exec *ex, const struct vq *vq, const struct tensor *ids, int64_t N, int64_t rows,
+                         int64_t columns);
 
 /* Bytes of activations at the peak of encoding or decoding one picture of rows x columns codes. */
 int64_t vq_activation_bytes(const struct vq_config *config, int64_t rows, int64_t columns);

@@ -136,7 +136,8 @@ static aim_status walk_all(struct walk *w, struct vq *vq)
     double codebook = 1 / (double)c->codebook_size;
     TRY(walk_encoder(w, &vq->encoder));
     TRY(walk_decoder(w, &vq->decoder));
-    TRY(w->visit(w, &vq->codebook, INIT_CODEBOOK, codebook, SHAPE(c->codebook_size, c->codebook_dim), "quantize.embedding.weight"));
+    TRY(w->visit(w, &vq->codebook, INIT_CODEBOOK, codebook, SHAPE(c->codebook_size, c->codebook_dim),
+                 "quantize.embedding.weight"));
     TRY(walk_conv(w, &vq->quant, c->codebook_dim, c->z_channels, 1, "quant_conv"));
     return walk_conv(w, &vq->post_quant, c->z_channels, c->codebook_dim, 1, "post_quant_conv");
 }

@@ -20,12 +20,12 @@ struct tensor *op_group_norm_silu(struct exec *ex, const struct tensor *x, const
 {
     if (!x || !w || !b) return NULL;
     int64_t C = tensor_cols(x);
-    if (!op_check(ex, x->ndim == 4 && C % AIM_NORM_GROUPS == 0 && tensor_count(w) == C && tensor_count(b) == C, "group_norm_silu"))
+    if (!op_check(ex, x->ndim == 4 && C % AIM_NORM_GROUPS == 0 && tensor_count(w) == C && tensor_count(b) == C,
+                  "group_norm_silu"))
         return NULL;
     struct tensor *y = tensor_new(ex, T_F32, 4, x->shape);
     if (!y) return NULL;
-    aim_status status =
-        ex->backend->op.group_norm_silu(ex->backend, x, w, b, AIM_NORM_GROUPS, AIM_GROUP_NORM_EPS, silu, y);
+    aim_status status = ex->backend->op.group_norm_silu(ex->backend, x, w, b, AIM_NORM_GROUPS, AIM_GROUP_NORM_EPS, silu, y);
     return op_finish(ex, status, y);
 }
 

@@ -104,7 +104,8 @@ struct tensor *op_ssd(struct exec *ex, const struct tensor *xbc, const struct te
 struct tensor *op_gated_rms_norm(struct exec *ex, const struct tensor *y, const struct tensor *zxbcdt, const struct tensor *w)
 {
     if (!y || !zxbcdt || !w) return NULL;
-    bool fits = tensor_rows(y) == tensor_rows(zxbcdt) && tensor_count(w) == tensor_cols(y) && tensor_cols(zxbcdt) > tensor_cols(y);
+    bool fits =
+        tensor_rows(y) == tensor_rows(zxbcdt) && tensor_count(w) == tensor_cols(y) && tensor_cols(zxbcdt) > tensor_cols(y);
     if (!op_check(ex, fits, "gated_rms_norm")) return NULL;
     struct tensor *o = tensor_new(ex, T_F32, y->ndim, y->shape);
     return o ? op_finish(ex, ex->backend->op.gated_rms_norm(ex->backend, y, zxbcdt, w, AIM_RMS_EPS, o), o) : NULL;

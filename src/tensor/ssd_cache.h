@@ -19,12 +19,12 @@ enum { SSD_CHUNK = 256, SSD_BLOCK = 16, HEADDIM = 64, CONV_WIDTH = 4 };
 struct ssd_cache {
     int64_t streams, heads;
     int64_t state_size; /* S: 128 in every published model */
-    int64_t blocks; /* of SSD_BLOCK tokens: the history's capacity, at most SSD_CHUNK tokens */
-    float *u;       /* (R, blocks, H, SSD_BLOCK, P) */
-    float *b;       /* (R, blocks, S, SSD_BLOCK) */
-    float *decay;   /* (R, H, blocks*SSD_BLOCK): product of a after token s, up to now */
-    float *carry;   /* (R, H): product of a since the chunk began */
-    float *state;   /* (R, H, P, S): S_in; NULL when no sequence outgrows one chunk */
+    int64_t blocks;     /* of SSD_BLOCK tokens: the history's capacity, at most SSD_CHUNK tokens */
+    float *u;           /* (R, blocks, H, SSD_BLOCK, P) */
+    float *b;           /* (R, blocks, S, SSD_BLOCK) */
+    float *decay;       /* (R, H, blocks*SSD_BLOCK): product of a after token s, up to now */
+    float *carry;       /* (R, H): product of a since the chunk began */
+    float *state;       /* (R, H, P, S): S_in; NULL when no sequence outgrows one chunk */
 };
 
 /* Floats of one stream in u, b, decay and state (carry has `heads`). */
