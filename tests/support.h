@@ -26,21 +26,21 @@ static inline const char *data_path(const char *name)
 }
 
 /* Asserts AIM_OK, showing the context's message otherwise. */
-#define assert_ok(ctx, call)                                                             \
-    do {                                                                                 \
-        aim_status assert_ok_ = (call);                                                  \
-        if (assert_ok_ != AIM_OK) fail_msg("%s: %s", aim_status_name(assert_ok_), aim_last_error(ctx)); \
+#define assert_ok(ctx, call)                                                                                                   \
+    do {                                                                                                                       \
+        aim_status assert_ok_ = (call);                                                                                        \
+        if (assert_ok_ != AIM_OK) fail_msg("%s: %s", aim_status_name(assert_ok_), aim_last_error(ctx));                        \
     } while (0)
 
 /* Asserts that `call` fails with `status` and leaves a message of one line that contains `words`. */
-#define assert_fails(ctx, call, status, words)                                                          \
-    do {                                                                                                \
-        aim_status assert_fails_ = (call);                                                              \
-        if (assert_fails_ != (status))                                                                  \
-            fail_msg("expected %s, got %s (%s)", aim_status_name(status), aim_status_name(assert_fails_), \
-                     aim_last_error(ctx));                                                              \
-        if (!strstr(aim_last_error(ctx), words))                                                        \
-            fail_msg("the message should contain \"%s\": %s", words, aim_last_error(ctx));              \
+#define assert_fails(ctx, call, status, words)                                                                                 \
+    do {                                                                                                                       \
+        aim_status assert_fails_ = (call);                                                                                     \
+        if (assert_fails_ != (status))                                                                                         \
+            fail_msg("expected %s, got %s (%s)", aim_status_name(status), aim_status_name(assert_fails_),                      \
+                     aim_last_error(ctx));                                                                                     \
+        if (!strstr(aim_last_error(ctx), words))                                                                               \
+            fail_msg("the message should contain \"%s\": %s", words, aim_last_error(ctx));                                     \
     } while (0)
 
 /* Largest |a-b| relative to the largest |b|: the project's measure of "within 1e-4 relative". */

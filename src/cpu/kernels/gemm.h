@@ -18,10 +18,12 @@
 
 enum {
     GEMM_VECS = PANEL / VLEN,
-    GEMM_ROWS = VLEN == 16 ? 12 : VLEN == 8 ? 3 : 1, /* rows at a time: accumulators = GEMM_ROWS * GEMM_VECS */
-    GEMM_ROW_BLOCK = 96,                             /* rows that share one pass over a panel */
-    GEMM_K_BLOCK = 256,                              /* lines of a panel kept in L1 while rows pass by */
-    GEMM_PREFETCH = 4096,                            /* bytes ahead of the stream */
+    GEMM_ROWS = VLEN == 16  ? 12
+                : VLEN == 8 ? 3
+                            : 1, /* rows at a time: accumulators = GEMM_ROWS * GEMM_VECS */
+    GEMM_ROW_BLOCK = 96,         /* rows that share one pass over a panel */
+    GEMM_K_BLOCK = 256,          /* lines of a panel kept in L1 while rows pass by */
+    GEMM_PREFETCH = 4096,        /* bytes ahead of the stream */
 };
 
 typedef float gemm_acc[GEMM_ROW_BLOCK][PANEL];
@@ -59,8 +61,7 @@ static inline __attribute__((always_inline)) void gemm_tile(const int rows, cons
 }
 
 /* acc[0..rows) += x (rows,K; leading dimension ldx) times the panel. rows <= GEMM_ROW_BLOCK. */
-static inline void gemm_panel(bool bf16, int64_t rows, int64_t K, const float *x, int64_t ldx, const void *panel,
-                              gemm_acc acc)
+static inline void gemm_panel(bool bf16, int64_t rows, int64_t K, const float *x, int64_t ldx, const void *panel, gemm_acc acc)
 {
     const size_t line = PANEL * (bf16 ? sizeof(uint16_t) : sizeof(float));
     const int64_t k_block = rows <= GEMM_ROWS ? K : GEMM_K_BLOCK;
@@ -70,27 +71,27 @@ static inline void gemm_panel(bool bf16, int64_t rows, int64_t K, const float *x
         for (int64_t r = 0; r < rows; r += GEMM_ROWS) {
             const float *xr = x + r * ldx + k;
             switch (rows - r) {
-#define GEMM_CASE(count)                                                  \
-    case count:                                                           \
-        if (bf16)                                                         \
-            gemm_tile(count, true, n, xr, ldx, lines, acc + r);           \
-        else                                                              \
-            gemm_tile(count, false, n, xr, ldx, lines, acc + r);          \
+#define GEMM_CASE(count)                                                                                                       \
+    case count:                                                                                                                \
+        if (bf16)                                                                                                              \
+            gemm_tile(count, true, n, xr, ldx, lines, acc + r);                                                                \
+        else                                                                                                                   \
+            gemm_tile(count, false, n, xr, ldx, lines, acc + r);                                                               \
         break;
-            GEMM_CASE(1)
+                GEMM_CASE(1)
 #if VLEN >= 8
-            GEMM_CASE(2)
+                GEMM_CASE(2)
 #endif
 #if VLEN == 16
-            GEMM_CASE(3)
-            GEMM_CASE(4)
-            GEMM_CASE(5)
-            GEMM_CASE(6)
-            GEMM_CASE(7)
-            GEMM_CASE(8)
-            GEMM_CASE(9)
-            GEMM_CASE(10)
-            GEMM_CASE(11)
+                GEMM_CASE(3)
+                GEMM_CASE(4)
+                GEMM_CASE(5)
+                GEMM_CASE(6)
+                GEMM_CASE(7)
+                GEMM_CASE(8)
+                GEMM_CASE(9)
+                GEMM_CASE(10)
+                GEMM_CASE(11)
 #endif
 #undef GEMM_CASE
             default:

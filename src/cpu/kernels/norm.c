@@ -106,8 +106,8 @@ static void channel_sums(const float *x, int64_t pixels, int64_t C, float *parti
 }
 
 /* From the chunks' sums of one picture to y = x*scale[c] + shift[c]. */
-static void channel_affine(const double *sums, int64_t chunks, int64_t pixels, int64_t C, int groups, float eps,
-                           const float *w, const float *b, float *scale, float *shift)
+static void channel_affine(const double *sums, int64_t chunks, int64_t pixels, int64_t C, int groups, float eps, const float *w,
+                           const float *b, float *scale, float *shift)
 {
     int64_t per_group = C / groups;
     for (int64_t g = 0; g < groups; g++) {

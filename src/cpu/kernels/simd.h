@@ -17,9 +17,9 @@
 #endif
 
 /* Kernels are named by tier: KERNEL(add) is cpu_avx2_add in the AVX2 objects. */
-#define KERNEL_PASTE(tier, name)   cpu_##tier##_##name
-#define KERNEL_EXPAND(tier, name)  KERNEL_PASTE(tier, name)
-#define KERNEL(name)               KERNEL_EXPAND(AIM_TIER, name)
+#define KERNEL_PASTE(tier, name)  cpu_##tier##_##name
+#define KERNEL_EXPAND(tier, name) KERNEL_PASTE(tier, name)
+#define KERNEL(name)              KERNEL_EXPAND(AIM_TIER, name)
 
 typedef float vf __attribute__((vector_size(4 * VLEN)));
 typedef int32_t vi __attribute__((vector_size(4 * VLEN)));

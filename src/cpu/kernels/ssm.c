@@ -29,9 +29,9 @@ aim_status KERNEL(causal_conv1d_silu)(struct backend *be, const struct tensor *z
 
 /* One head's working memory. */
 struct head_work {
-    double cs[SSD_CHUNK];            /* cumulative Δ A: differences of large sums, hence double */
-    float u[SSD_CHUNK][HEADDIM];     /* Δ x */
-    float weight[SSD_CHUNK];         /* one row of M */
+    double cs[SSD_CHUNK];        /* cumulative Δ A: differences of large sums, hence double */
+    float u[SSD_CHUNK][HEADDIM]; /* Δ x */
+    float weight[SSD_CHUNK];     /* one row of M */
 };
 
 /* cb[l][s] = C_l · B_s for s <= l < n; bt is B transposed, (S, SSD_CHUNK). */
