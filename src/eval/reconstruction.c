@@ -34,7 +34,7 @@ static void columns_add_row(struct sums *columns, const uint8_t *a, const uint8_
 static double window_ssim(const struct sums *s, double c1, double c2)
 {
     double ma = s->a / (double)AREA, mb = s->b / (double)AREA;
-    /* AREA * sum of products - product of sums, exact below 2^31 * 2^6 */
+    /* AREA * (sum of products) - product of sums, in integers: no cancellation */
     double scale = 1.0 / ((double)AREA * (AREA - 1));
     double va = (double)((int64_t)AREA * s->aa - (int64_t)s->a * s->a) * scale;
     double vb = (double)((int64_t)AREA * s->bb - (int64_t)s->b * s->b) * scale;

@@ -43,21 +43,22 @@ static aim_status damaged(aim_context *ctx, const char *name, const char *what)
     return aim_fail(ctx, AIM_ERR_FORMAT, "%s is a damaged .npy file: %s", name, what);
 }
 
-aim_status npy_header_length(aim_context *ctx, const char *name, const void *data, size_t size, size_t *length)
+/* Where the text of the header starts and where it ends. */
+static aim_status find_text(aim_context *ctx, const char *name, const unsigned char *data, size_t size, size_t *start,
+                            size_t *end)
 {
-    const unsigned char *bytes = data;
-    *length = 0;
-    if (size < sizeof magic || memcmp(bytes, magic, sizeof magic) != 0)
+    if (size < sizeof magic || memcmp(data, magic, sizeof magic) != 0)
         return aim_fail(ctx, AIM_ERR_FORMAT, "%s is not a .npy file", name);
-    if (size < NPY_PREFIX) return damaged(ctx, name, "it ends too early");
-    unsigned major = bytes[6];
+    enum { LENGTH_AT = 8 };
+    if (size < LENGTH_AT + 4) return damaged(ctx, name, "it ends too early");
+    unsigned major = data[6];
     if (major < 1 || major > 3)
         return aim_fail(ctx, AIM_ERR_UNSUPPORTED, "%s is a .npy file of version %u; 1 to 3 are supported", name, major);
-    size_t n = bytes[8] | (size_t)bytes[9] << 8;
-    if (major > 1) n |= (size_t)bytes[10] << 16 | (size_t)bytes[11] << 24;
-    if (n > NPY_MAX_HEADER) return damaged(ctx, name, "its header is too long");
-    *length = n + (major > 1 ? 12 : 10);
-    return AIM_OK;
+    size_t n = data[LENGTH_AT] | (size_t)data[LENGTH_AT + 1] << 8;
+    if (major > 1) n |= (size_t)data[LENGTH_AT + 2] << 16 | (size_t)data[LENGTH_AT + 3] << 24;
+    *start = LENGTH_AT + (major > 1 ? 4 : 2);
+    *end = *start + n;
+    return *end <= size ? AIM_OK : damaged(ctx, name, "it ends too early");
 }
 
 /* Reading position within the text of the header. */
@@ -173,14 +174,8 @@ static bool take_dict(struct cursor *c, struct dict *dict, struct npy_header *he
     return true;
 }
 
-aim_status npy_header_parse(aim_context *ctx, const char *name, const void *data, size_t length, struct npy_header *header)
+static aim_status parse_text(aim_context *ctx, const char *name, struct cursor c, struct npy_header *header)
 {
-    *header = (struct npy_header){0};
-    size_t declared;
-    TRY(npy_header_length(ctx, name, data, length, &declared));
-    if (length < declared) return damaged(ctx, name, "it ends too early");
-    const char *text = data;
-    struct cursor c = {text + (text[6] == 1 ? 10 : 12), text + declared};
     struct dict dict = {0};
     bool whole = take_dict(&c, &dict, header);
     if (dict.structured)
@@ -196,6 +191,20 @@ aim_status npy_header_parse(aim_context *ctx, const char *name, const void *data
     if (!npy_shape_bytes(header->dtype, header->ndim, header->shape, &header->bytes))
         return damaged(ctx, name, "its shape is impossible");
     return AIM_OK;
+}
+
+aim_status npy_file_parse(aim_context *ctx, const char *name, const void *data, size_t size, struct npy_header *header,
+                          size_t *length)
+{
+    *header = (struct npy_header){0};
+    *length = 0;
+    size_t start = 0, end = 0;
+    TRY(find_text(ctx, name, data, size, &start, &end));
+    TRY(parse_text(ctx, name, (struct cursor){(const char *)data + start, (const char *)data + end}, header));
+    *length = end;
+    if (size - end == header->bytes) return AIM_OK;
+    return aim_fail(ctx, AIM_ERR_FORMAT, "%s is damaged: its shape needs %zu bytes of values, but it has %zu", name,
+                    header->bytes, size - end);
 }
 
 size_t npy_header_format(char out[NPY_WRITTEN_HEADER], aim_dtype dtype, int ndim, const int64_t *shape)
@@ -220,21 +229,9 @@ size_t npy_header_format(char out[NPY_WRITTEN_HEADER], aim_dtype dtype, int ndim
 
 /* ------------------------------------------------------------------------------------------------ values */
 
-aim_status npy_array_alloc(aim_context *ctx, const char *name, const struct npy_header *header, aim_array *array)
+/* Turns the values around, from the other byte order. */
+static void swap_values(unsigned char *data, size_t bytes, size_t size)
 {
-    *array = (aim_array){.dtype = header->dtype, .ndim = header->ndim};
-    memcpy(array->shape, header->shape, sizeof array->shape);
-    array->data = mem_new(ctx, header->bytes, MEM_FILE);
-    if (array->data) return AIM_OK;
-    *array = (aim_array){0};
-    return aim_fail(ctx, AIM_ERR_MEMORY, "cannot read %s: %s", name, ctx->error);
-}
-
-void npy_array_swap(aim_array *array)
-{
-    size_t size = npy_dtype_size(array->dtype), bytes = 0;
-    npy_shape_bytes(array->dtype, array->ndim, array->shape, &bytes);
-    unsigned char *data = array->data;
     for (size_t i = 0; i < bytes; i += size)
         for (size_t j = 0; j < size / 2; j++) {
             unsigned char low = data[i + j];
@@ -243,19 +240,22 @@ void npy_array_swap(aim_array *array)
         }
 }
 
+void npy_array_set(const struct npy_header *header, void *values, aim_array *array)
+{
+    *array = (aim_array){.dtype = header->dtype, .ndim = header->ndim, .data = values};
+    memcpy(array->shape, header->shape, sizeof array->shape);
+    if (header->swapped) swap_values(values, header->bytes, npy_dtype_size(header->dtype));
+}
+
 aim_status npy_parse(aim_context *ctx, const char *name, const void *data, size_t size, aim_array *array)
 {
     *array = (aim_array){0};
-    size_t length;
+    size_t length = 0;
     struct npy_header header;
-    TRY(npy_header_length(ctx, name, data, size, &length));
-    TRY(npy_header_parse(ctx, name, data, size, &header));
-    size_t held = size - length;
-    if (held != header.bytes)
-        return aim_fail(ctx, AIM_ERR_FORMAT, "%s is damaged: its shape needs %zu bytes of values, but it has %zu", name,
-                        header.bytes, held);
-    TRY(npy_array_alloc(ctx, name, &header, array));
-    memcpy(array->data, (const char *)data + length, held);
-    if (header.swapped) npy_array_swap(array);
+    TRY(npy_file_parse(ctx, name, data, size, &header, &length));
+    void *values = mem_new(ctx, header.bytes, MEM_FILE);
+    if (!values) return aim_fail(ctx, AIM_ERR_MEMORY, "cannot read %s: %s", name, ctx->error);
+    memcpy(values, (const char *)data + length, header.bytes);
+    npy_array_set(&header, values, array);
     return AIM_OK;
 }

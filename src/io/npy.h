@@ -10,9 +10,7 @@
 
 enum {
     NPY_MAX_DIMS = 8,
-    NPY_PREFIX = 12,          /* bytes that tell how long the header is */
-    NPY_MAX_HEADER = 1 << 16, /* ours have 64 to 128 bytes; more than this is a structured type at best */
-    NPY_WRITTEN_HEADER = 320  /* room for any header that npy_header_format writes */
+    NPY_WRITTEN_HEADER = 320 /* room for any header that npy_header_format writes */
 };
 
 /* What stands in front of the values. */
@@ -31,27 +29,17 @@ size_t npy_dtype_size(aim_dtype dtype);
 bool npy_shape_bytes(aim_dtype dtype, int ndim, const int64_t *shape, size_t *bytes);
 
 /*
- * The length of the header, prefix included, from the first `size` bytes of a file (NPY_PREFIX are enough).
- * AIM_ERR_FORMAT when they do not start a .npy file. `name` is what messages call it, here and below.
+ * Reads the header of a whole file in memory, whose values start after *length bytes. AIM_ERR_FORMAT when it is damaged
+ * or has more or fewer values than its shape says; AIM_ERR_UNSUPPORTED for types outside aim_dtype, Fortran order and
+ * more than NPY_MAX_DIMS dimensions. `name` is what messages call the file.
  */
-aim_status npy_header_length(aim_context *ctx, const char *name, const void *data, size_t size, size_t *length);
+aim_status npy_file_parse(aim_context *ctx, const char *name, const void *data, size_t size, struct npy_header *header,
+                          size_t *length);
 
-/*
- * Reads the header in data[0..length). AIM_ERR_FORMAT when it is damaged; AIM_ERR_UNSUPPORTED for types outside
- * aim_dtype, Fortran order and more than NPY_MAX_DIMS dimensions.
- */
-aim_status npy_header_parse(aim_context *ctx, const char *name, const void *data, size_t length, struct npy_header *header);
+/* Makes the array of a header and its values, a block from mem_* that it owns from now on. */
+void npy_array_set(const struct npy_header *header, void *values, aim_array *array);
 
-/* Allocates the array that a header describes, values undefined; the caller frees it. AIM_ERR_MEMORY. */
-aim_status npy_array_alloc(aim_context *ctx, const char *name, const struct npy_header *header, aim_array *array);
-
-/* Turns the values of a file in the other byte order around. */
-void npy_array_swap(aim_array *array);
-
-/*
- * Reads a whole file in memory; the caller frees *array, which is zeroed on failure. Besides the failures above,
- * AIM_ERR_FORMAT when the file has more or fewer values than its shape says.
- */
+/* Reads a whole file in memory; the caller frees *array, which is zeroed on failure. Fails as npy_file_parse does. */
 aim_status npy_parse(aim_context *ctx, const char *name, const void *data, size_t size, aim_array *array);
 
 /* Writes prefix and header for an array into `out`; returns their length, a multiple of 64. */

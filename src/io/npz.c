@@ -4,126 +4,81 @@
 #include <string.h>
 
 #include <minizip/zip.h>
+#include <zlib.h>
 
 #include "io/npy.h"
-#include "io/zip_memory.h"
+#include "io/zip_reader.h"
 
 enum {
-    KEY_BYTES = 240,      /* of a key, with its end; minizip finds no longer names */
-    DEFLATE_RATIO = 1032, /* no more bytes come out of one that deflate reads */
-    CHUNK = 1 << 30       /* minizip counts in 32 bits */
+    KEY_BYTES = 240, /* of a key, with its end */
+    CHUNK = 1 << 30  /* minizip counts in 32 bits */
 };
 
 /* ----------------------------------------------------------------------------------------------- reading */
 
-static aim_status damaged(aim_context *ctx, const char *name, const char *what)
+/* The entry KEY.npy, or the array that comes first in the file. */
+static aim_status find_entry(aim_context *ctx, const char *name, const struct zip_reader *zip, const char *key,
+                             const struct zip_entry **entry)
 {
-    return aim_fail(ctx, AIM_ERR_FORMAT, "%s is a damaged .npz file: %s", name, what);
-}
-
-/* Makes the entry of `key`, or the first that is an array, the current one; `entry` gets its name. */
-static aim_status find_entry(aim_context *ctx, const char *name, unzFile zip, const char *key, char entry[KEY_BYTES + 8])
-{
-    bool found = false;
-    int code = UNZ_OK;
-    if (key) {
-        int n = snprintf(entry, KEY_BYTES + 8, "%s.npy", key);
-        found = n < KEY_BYTES && unzLocateFile(zip, entry, 1) == UNZ_OK;
-    } else {
-        for (code = unzGoToFirstFile(zip); code == UNZ_OK && !found; code = found ? UNZ_OK : unzGoToNextFile(zip)) {
-            unz_file_info64 info;
-            if (unzGetCurrentFileInfo64(zip, &info, entry, KEY_BYTES, NULL, 0, NULL, 0) != UNZ_OK)
-                return damaged(ctx, name, "its directory cannot be read");
-            entry[KEY_BYTES - 1] = '\0';
-            size_t n = strlen(entry);
-            found = n == info.size_filename && n > 4 && strcmp(entry + n - 4, ".npy") == 0;
-        }
+    *entry = NULL;
+    size_t wanted = key ? strlen(key) : 0;
+    for (size_t i = 0; i < zip->count; i++) {
+        const struct zip_entry *e = &zip->entries[i];
+        size_t n = strlen(e->path);
+        if (n < 5 || strcmp(e->path + n - 4, ".npy") != 0) continue;
+        if (key ? n == wanted + 4 && memcmp(e->path, key, wanted) == 0 : !*entry || e->offset < (*entry)->offset) *entry = e;
     }
-    if (found) return AIM_OK;
+    if (*entry) return AIM_OK;
     if (key) return aim_fail(ctx, AIM_ERR_ARGUMENT, "%s has no array \"%s\"", name, key);
-    if (code != UNZ_END_OF_LIST_OF_FILE) return damaged(ctx, name, "its directory cannot be read");
     return aim_fail(ctx, AIM_ERR_ARGUMENT, "%s has no arrays", name);
 }
 
-/* What the directory says about the current entry, as far as it can be true. */
-static aim_status check_entry(aim_context *ctx, const char *name, unzFile zip, size_t file_size, unz_file_info64 *info)
+static aim_status read_stored(aim_context *ctx, const char *label, const struct zip_entry *entry, const unsigned char *data,
+                              aim_array *array)
 {
-    if (unzGetCurrentFileInfo64(zip, info, NULL, 0, NULL, 0, NULL, 0) != UNZ_OK)
-        return damaged(ctx, name, "its directory cannot be read");
-    if (info->flag & 1) return aim_fail(ctx, AIM_ERR_UNSUPPORTED, "%s is encrypted, which is not supported", name);
-    if (info->compression_method != 0 && info->compression_method != Z_DEFLATED)
-        return aim_fail(ctx, AIM_ERR_UNSUPPORTED, "%s is compressed by method %lu, which is not supported", name,
-                        info->compression_method);
-    bool stored = info->compression_method == 0;
-    if (info->compressed_size > file_size || (stored && info->compressed_size != info->uncompressed_size) ||
-        info->uncompressed_size / DEFLATE_RATIO > info->compressed_size)
-        return damaged(ctx, name, "an entry claims an impossible size");
-    return AIM_OK;
+    TRY(npy_parse(ctx, label, data, entry->size, array));
+    if (crc32_z(0, data, entry->size) == entry->crc) return AIM_OK;
+    return aim_fail(ctx, AIM_ERR_FORMAT, "%s is damaged: its checksum is wrong", label);
 }
 
-static aim_status read_bytes(aim_context *ctx, const char *label, unzFile zip, void *out, size_t bytes)
+/* Unpacks the whole entry into the array's own block and then moves the values over the header: no second copy. */
+static aim_status read_deflated(struct zip_reader *zip, const char *label, const struct zip_entry *entry,
+                                const unsigned char *data, aim_array *array)
 {
-    for (size_t done = 0; done < bytes;) {
-        size_t left = bytes - done;
-        int n = unzReadCurrentFile(zip, (char *)out + done, left < CHUNK ? (unsigned)left : CHUNK);
-        if (n < 0) return aim_fail(ctx, AIM_ERR_FORMAT, "%s is damaged: it cannot be decompressed", label);
-        if (n == 0) return aim_fail(ctx, AIM_ERR_FORMAT, "%s is damaged: it ends too early", label);
-        done += (size_t)n;
-    }
-    return AIM_OK;
-}
-
-/* Reads the opened entry, which has `size` bytes when unpacked. */
-static aim_status read_array(aim_context *ctx, const char *label, unzFile zip, uint64_t size, aim_array *array)
-{
-    char prefix[NPY_PREFIX];
-    size_t length;
-    if (size < NPY_PREFIX) return aim_fail(ctx, AIM_ERR_FORMAT, "%s is not a .npy file", label);
-    TRY(read_bytes(ctx, label, zip, prefix, sizeof prefix));
-    TRY(npy_header_length(ctx, label, prefix, sizeof prefix, &length));
-    if (length < NPY_PREFIX || length > size) return aim_fail(ctx, AIM_ERR_FORMAT, "%s is damaged: its header", label);
-    char *text = mem_new(ctx, length, MEM_FILE);
-    if (!text) return aim_fail(ctx, AIM_ERR_MEMORY, "cannot read %s: %s", label, ctx->error);
-    memcpy(text, prefix, sizeof prefix);
+    aim_context *ctx = zip->ctx;
     struct npy_header header;
-    aim_status status = read_bytes(ctx, label, zip, text + sizeof prefix, length - sizeof prefix);
-    if (status == AIM_OK) status = npy_header_parse(ctx, label, text, length, &header);
-    mem_free(text);
-    TRY(status);
-    if (header.bytes != size - length)
-        return aim_fail(ctx, AIM_ERR_FORMAT, "%s is damaged: its shape needs %zu bytes of values, but it has %llu", label,
-                        header.bytes, (unsigned long long)(size - length));
-    TRY(npy_array_alloc(ctx, label, &header, array));
-    TRY(read_bytes(ctx, label, zip, array->data, header.bytes));
-    if (header.swapped) npy_array_swap(array);
+    size_t length = 0;
+    char *block = mem_new(ctx, entry->size, MEM_FILE);
+    if (!block) return aim_fail(ctx, AIM_ERR_MEMORY, "cannot read %s: %s", label, ctx->error);
+    aim_status status = zip_reader_inflate(zip, entry, data, block);
+    if (status == AIM_OK) status = npy_file_parse(ctx, label, block, entry->size, &header, &length);
+    if (status != AIM_OK) {
+        mem_free(block);
+        return status;
+    }
+    memmove(block, block + length, header.bytes);
+    npy_array_set(&header, block, array);
     return AIM_OK;
 }
 
-static aim_status read_entry(aim_context *ctx, const char *name, unzFile zip, size_t file_size, const char *key,
-                             aim_array *array)
+static aim_status read_entry(struct zip_reader *zip, const struct zip_entry *entry, aim_array *array)
 {
-    char entry[KEY_BYTES + 8], label[512];
-    unz_file_info64 info;
-    TRY(find_entry(ctx, name, zip, key, entry));
-    TRY(check_entry(ctx, name, zip, file_size, &info));
-    if (unzOpenCurrentFile(zip) != UNZ_OK) return damaged(ctx, name, "an entry cannot be opened");
-    snprintf(label, sizeof label, "%s in %s", entry, name);
-    aim_status status = read_array(ctx, label, zip, info.uncompressed_size, array);
-    /* minizip compares the checksum here, provided that all was read */
-    int closed = unzCloseCurrentFile(zip);
-    if (status == AIM_OK && closed != UNZ_OK)
-        status = aim_fail(ctx, AIM_ERR_FORMAT, "%s is damaged: its checksum is wrong", label);
-    return status;
+    char label[512];
+    const unsigned char *data;
+    snprintf(label, sizeof label, "%.80s in %s", entry->path, zip->name);
+    TRY(zip_reader_locate(zip, entry, &data));
+    return entry->stored ? read_stored(zip->ctx, label, entry, data, array) : read_deflated(zip, label, entry, data, array);
 }
 
 aim_status npz_parse(aim_context *ctx, const char *name, const void *data, size_t size, const char *key, aim_array *array)
 {
     *array = (aim_array){0};
-    struct zip_memory memory = {.data = data, .size = size};
-    unzFile zip = zip_memory_open(&memory);
-    if (!zip) return damaged(ctx, name, "its directory is missing or cannot be read");
-    aim_status status = read_entry(ctx, name, zip, size, key, array);
-    unzClose(zip);
+    struct zip_reader zip;
+    const struct zip_entry *entry;
+    TRY(zip_reader_open(ctx, name, data, size, &zip));
+    aim_status status = find_entry(ctx, name, &zip, key, &entry);
+    if (status == AIM_OK) status = read_entry(&zip, entry, array);
+    zip_reader_close(&zip);
     if (status != AIM_OK) aim_array_free(array);
     return status;
 }
