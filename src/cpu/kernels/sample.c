@@ -35,12 +35,12 @@ static uint32_t bucket_of(float x)
     return order_key(x) >> (32 - BUCKET_BITS);
 }
 
-/* By value, then by id: a stable order. */
+/* Ascending; among equals the lower id counts as larger, as it does for a first maximum. */
 static int entry_compare(const void *left, const void *right)
 {
     const struct entry *a = left, *b = right;
     if (a->value != b->value) return a->value < b->value ? -1 : 1;
-    return (a->id > b->id) - (a->id < b->id);
+    return (a->id < b->id) - (a->id > b->id);
 }
 
 /* The entries of one bucket, in ascending order. */
