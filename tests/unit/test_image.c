@@ -179,7 +179,7 @@ static void test_truncated(void **state)
 static void test_mutated(void **state)
 {
     (void)state;
-    ctx.memory.limit = 64 << 20;
+    ctx.memory.limit = 16 << 20;
     for (size_t i = 0; i < KNOWN; i++) {
         size_t size;
         unsigned char *data = load(known[i].path, &size);
