@@ -87,8 +87,9 @@ aim_status KERNEL(normalize_rows)(struct backend *be, const struct tensor *x, st
 /* Pixels whose sums are taken together: fixed, so that the result does not depend on the number of threads. */
 enum { GN_CHUNK = 512, GN_SPAN = 32 };
 
-/* Per channel Σx and Σx² over `pixels` rows of C values; short float sums, added up in double. */
-static void channel_sums(const float *x, int64_t pixels, int64_t C, float *partial, double *sums)
+/* Per channel Σ(x-p) and Σ(x-p)² over `pixels` rows of C values, p being the picture's first pixel: squares of deviations
+ * stay exact when the mean is many of them. Short float sums, added up in double. */
+static void channel_sums(const float *x, const float *first_pixel, int64_t pixels, int64_t C, float *partial, double *sums)
 {
     for (int64_t c = 0; c < 2 * C; c++) sums[c] = 0;
     for (int64_t p = 0; p < pixels; p += GN_SPAN) {
@@ -97,8 +98,9 @@ static void channel_sums(const float *x, int64_t pixels, int64_t C, float *parti
         for (int64_t q = 0; q < span; q++) {
             const float *row = x + (p + q) * C;
             for (int64_t c = 0; c < C; c++) {
-                partial[c] += row[c];
-                partial[C + c] += row[c] * row[c];
+                float deviation = row[c] - first_pixel[c];
+                partial[c] += deviation;
+                partial[C + c] += deviation * deviation;
             }
         }
         for (int64_t c = 0; c < 2 * C; c++) sums[c] += (double)partial[c];
@@ -106,19 +108,23 @@ static void channel_sums(const float *x, int64_t pixels, int64_t C, float *parti
 }
 
 /* From the chunks' sums of one picture to y = x*scale[c] + shift[c]. */
-static void channel_affine(const double *sums, int64_t chunks, int64_t pixels, int64_t C, int groups, float eps, const float *w,
-                           const float *b, float *scale, float *shift)
+static void channel_affine(const double *sums, const float *first_pixel, int64_t chunks, int64_t pixels, int64_t C, int groups,
+                           float eps, const float *w, const float *b, float *scale, float *shift)
 {
     int64_t per_group = C / groups;
     for (int64_t g = 0; g < groups; g++) {
         double sum = 0, squares = 0, n = (double)(per_group * pixels);
-        for (int64_t k = 0; k < chunks; k++)
-            for (int64_t c = g * per_group; c < (g + 1) * per_group; c++) {
-                sum += sums[k * 2 * C + c];
-                squares += sums[k * 2 * C + C + c];
-            }
-        double mean = sum / n, variance = squares / n - mean * mean;
-        double rstd = 1.0 / sqrt((variance > 0 ? variance : 0) + (double)eps);
+        for (int64_t c = g * per_group; c < (g + 1) * per_group; c++) {
+            sum += (double)pixels * (double)first_pixel[c];
+            for (int64_t k = 0; k < chunks; k++) sum += sums[k * 2 * C + c];
+        }
+        double mean = sum / n;
+        for (int64_t c = g * per_group; c < (g + 1) * per_group; c++) {
+            double offset = (double)first_pixel[c] - mean; /* (x-mean)² = (x-p)² + 2 (x-p) (p-mean) + (p-mean)² */
+            squares += (double)pixels * offset * offset;
+            for (int64_t k = 0; k < chunks; k++) squares += sums[k * 2 * C + C + c] + 2 * offset * sums[k * 2 * C + c];
+        }
+        double variance = squares / n, rstd = 1.0 / sqrt((variance > 0 ? variance : 0) + (double)eps);
         for (int64_t c = g * per_group; c < (g + 1) * per_group; c++) {
             scale[c] = (float)(rstd * (double)w[c]);
             shift[c] = (float)((double)b[c] - mean * rstd * (double)w[c]);
@@ -162,12 +168,13 @@ aim_status KERNEL(group_norm_silu)(struct backend *be, const struct tensor *x, c
 #pragma omp for schedule(static)
         for (int64_t k = 0; k < N * chunks; k++) {
             int64_t first = k % chunks * GN_CHUNK, count = pixels - first < GN_CHUNK ? pixels - first : GN_CHUNK;
-            channel_sums(f32(x) + (k / chunks * pixels + first) * C, count, C, partial, sums + k * 2 * C);
+            const float *picture = f32(x) + k / chunks * pixels * C;
+            channel_sums(picture + first * C, picture, count, C, partial, sums + k * 2 * C);
         }
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < N; n++)
-            channel_affine(sums + n * chunks * 2 * C, chunks, pixels, C, groups, eps, f32(w), f32(b), affine + n * 2 * C,
-                           affine + n * 2 * C + C);
+            channel_affine(sums + n * chunks * 2 * C, f32(x) + n * pixels * C, chunks, pixels, C, groups, eps, f32(w), f32(b),
+                           affine + n * 2 * C, affine + n * 2 * C + C);
 #pragma omp for schedule(static)
         for (int64_t k = 0; k < N * chunks; k++) {
             int64_t n = k / chunks, first = k % chunks * GN_CHUNK;
