@@ -94,6 +94,12 @@ static const float *get_filters(struct backend *be, const struct tensor *w, bool
 
 /* ------------------------------------------------------------------------------------------- products */
 
+/* A line of a panel to L2. */
+static inline void prefetch_line(const float *line)
+{
+    for (int i = 0; i < COLS; i += 16) __builtin_prefetch(line + i, 0, 2);
+}
+
 /* m (rows, COLS) = v (rows, K) u (K, COLS), added to what is there unless `first`. Each sum is one chain over k. */
 static inline __attribute__((always_inline)) void product_tile(const int rows, const bool first, int64_t K, const float *v,
                                                                int64_t ldv, const float *u, float *m, int64_t ldm)
@@ -146,14 +152,23 @@ static void product_rows(int64_t rows, bool first, int64_t K, const float *v, in
     }
 }
 
-/* m (tiles, panels*COLS) = v (tiles, C) times `panels` panels from u */
+/* m (tiles, panels*COLS) = v (tiles, C) times `panels` panels from u. Rows are dealt out evenly: with few of them a
+ * product has too few sums to hide the latency of its additions. Meanwhile the lines that come next are fetched: those
+ * after this block, or at the end the same panels of the next frequency. */
 static void product(const struct work *k, int64_t tiles, const float *v, const float *u, int64_t panels, float *m)
 {
-    for (int64_t p = 0; p < panels; p++, u += k->C * COLS, m += COLS)
-        for (int64_t c = 0; c < k->C; c += K_BLOCK)
-            for (int64_t t = 0; t < tiles; t += ROWS)
-                product_rows(min64(tiles - t, ROWS), c == 0, min64(k->C - c, K_BLOCK), v + t * k->ldv + c, k->ldv, u + c * COLS,
-                             m + t * k->ldm, k->ldm);
+    int64_t parts = ceil_div(tiles, ROWS), next_frequency = (k->panels - panels) * k->C;
+    for (int64_t p = 0; p < panels; p++, m += COLS)
+        for (int64_t c = 0; c < k->C; c += K_BLOCK) {
+            int64_t lines = min64(k->C - c, K_BLOCK);
+            const float *next = u + (lines + (p + 1 == panels && c + lines == k->C ? next_frequency : 0)) * COLS;
+            for (int64_t i = 0; i < parts; i++) {
+                int64_t t = tiles * i / parts, rows = tiles * (i + 1) / parts - t;
+                for (int64_t j = lines * i / parts; j < lines * (i + 1) / parts; j++) prefetch_line(next + j * COLS);
+                product_rows(rows, c == 0, lines, v + t * k->ldv + c, k->ldv, u, m + t * k->ldm, k->ldm);
+            }
+            u += lines * COLS;
+        }
 }
 
 /* ------------------------------------------------------------------------------------------ transforms */
@@ -171,16 +186,22 @@ static inline __attribute__((always_inline)) void tile_in(const bool up, const s
         bool inside = y >= 0 && x >= 0 && y < H && x < W;
         from[i] = inside ? f32(k->x) + ((picture * H + y) * W + x) * C : k->zeros;
     }
+    const int64_t plane_v = k->plane_v, next = stride * C; /* the pixel of the tile to the right */
     for (int64_t c = 0; c < C; c += VLEN) {
-        vf d[MOST], columns[MOST], out[MAX_INPUTS];
-        if (c + VLEN <= C)
-            for (int i = 0; i < n * n; i++) d[i] = vload(from[i] + c);
-        else
-            for (int i = 0; i < n * n; i++) d[i] = vload_part(from[i] + c, C - c);
-        for (int x = 0; x < n; x++) transform_input(up, d + x, n, columns + x);
+        vf columns[MOST], d[MAX_INPUTS], out[MAX_INPUTS];
+        if (c % 16 == 0)
+            for (int y = 0; y < n; y++)
+                for (int x = n - stride; x < n; x++) __builtin_prefetch(from[y * n + x] + c + next);
+        for (int x = 0; x < n; x++) {
+            for (int y = 0; y < n; y++) {
+                const float *p = from[y * n + x] + c;
+                d[y] = c + VLEN <= C ? vload(p) : vload_part(p, C - c);
+            }
+            transform_input(up, d, columns + x, n);
+        }
         for (int y = 0; y < n; y++) {
-            transform_input(up, columns + y * n, 1, out);
-            for (int x = 0; x < n; x++) vstore(v + (y * n + x) * k->plane_v + c, out[x]);
+            transform_input(up, columns + y * n, out, 1);
+            for (int x = 0; x < n; x++) vstore(v + (y * n + x) * plane_v + c, out[x]);
         }
     }
 }
@@ -196,15 +217,14 @@ static inline __attribute__((always_inline)) void tile_out(const bool up, const 
     float *to = f32(k->y) + ((picture * H + y0) * W + x0) * k->O + first;
     for (int64_t c = 0; c < count; c += VLEN) {
         int64_t live = min64(count - c, VLEN);
-        vf columns[TILE * MAX_PRODUCTS], in[MAX_PRODUCTS * MAX_PRODUCTS], out[TILE];
+        vf columns[TILE * MAX_PRODUCTS], in[MAX_PRODUCTS], out[TILE];
         vf bias = live == VLEN ? vload(f32(k->bias) + first + c) : vload_part(f32(k->bias) + first + c, live);
-        for (int i = 0; i < n * n; i++) in[i] = vload(m + i * k->plane_m + c);
         for (int x = 0; x < n; x++) {
-            transform_output(up, in + x, n, out);
-            for (int y = 0; y < TILE; y++) columns[y * n + x] = out[y];
+            for (int y = 0; y < n; y++) in[y] = vload(m + (y * n + x) * k->plane_m + c);
+            transform_output(up, in, columns + x, n);
         }
         for (int64_t y = 0; y < rows; y++) {
-            transform_output(up, columns + y * n, 1, out);
+            transform_output(up, columns + y * n, out, 1);
             for (int64_t x = 0; x < cols; x++) {
                 float *pixel = to + (y * W + x) * k->O + c;
                 if (live == VLEN)

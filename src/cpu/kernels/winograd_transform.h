@@ -43,43 +43,42 @@ enum {
 
 static const int up_input_of_product[UP_PRODUCTS] = {0, 1, 2, 2, 3};
 
-/* Bᵀ d: in and out at a distance of `step` vectors from one to the next. */
-static inline __attribute__((always_inline)) void transform_input(const bool up, const vf *d, const int step, vf *out)
+/* Bᵀ d, the results at a distance of `step` vectors from one to the next. */
+static inline __attribute__((always_inline)) void transform_input(const bool up, const vf *d, vf *out, const int step)
 {
     if (up) {
-        out[0] = d[0] - d[2 * step];
-        out[step] = d[step] + d[2 * step];
-        out[2 * step] = d[step] - d[2 * step];
-        out[3 * step] = d[3 * step] - d[step];
+        out[0] = d[0] - d[2];
+        out[step] = d[1] + d[2];
+        out[2 * step] = d[1] - d[2];
+        out[3 * step] = d[3] - d[1];
         return;
     }
-    vf even_a = d[4 * step] - 2.0f * d[2 * step], odd_a = (0.5f * SQRT2) * (d[3 * step] - 2.0f * d[step]);
-    vf even_b = d[4 * step] - 0.5f * d[2 * step], odd_b = SQRT2 * (d[3 * step] - 0.5f * d[step]);
-    vf first = d[0] - 2.5f * d[2 * step] + d[4 * step], last = d[step] - 2.5f * d[3 * step] + d[5 * step];
-    out[0] = first;
+    vf even_a = d[4] - 2.0f * d[2], odd_a = (0.5f * SQRT2) * (d[3] - 2.0f * d[1]);
+    vf even_b = d[4] - 0.5f * d[2], odd_b = SQRT2 * (d[3] - 0.5f * d[1]);
+    out[0] = d[0] - 2.5f * d[2] + d[4];
     out[step] = even_a + odd_a;
     out[2 * step] = even_a - odd_a;
     out[3 * step] = even_b + odd_b;
     out[4 * step] = even_b - odd_b;
-    out[5 * step] = last;
+    out[5 * step] = d[1] - 2.5f * d[3] + d[5];
 }
 
-/* Aᵀ m */
-static inline __attribute__((always_inline)) void transform_output(const bool up, const vf *m, const int step, vf out[TILE])
+/* Aᵀ m, likewise. */
+static inline __attribute__((always_inline)) void transform_output(const bool up, const vf *m, vf *out, const int step)
 {
     if (up) {
-        out[0] = m[step] - m[2 * step] + m[0];
-        out[1] = m[step] + m[3 * step];
-        out[2] = m[step] + m[2 * step];
-        out[3] = m[step] - m[3 * step] + m[4 * step];
+        out[0] = m[1] - m[2] + m[0];
+        out[step] = m[1] + m[3];
+        out[2 * step] = m[1] + m[2];
+        out[3 * step] = m[1] - m[3] + m[4];
         return;
     }
-    vf even_a = m[step] + m[2 * step], odd_a = m[step] - m[2 * step];
-    vf even_b = m[3 * step] + m[4 * step], odd_b = m[3 * step] - m[4 * step];
+    vf even_a = m[1] + m[2], odd_a = m[1] - m[2];
+    vf even_b = m[3] + m[4], odd_b = m[3] - m[4];
     out[0] = m[0] + even_a + even_b;
-    out[1] = (0.5f * SQRT2) * odd_a + SQRT2 * odd_b;
-    out[2] = 0.5f * even_a + 2.0f * even_b;
-    out[3] = (0.25f * SQRT2) * odd_a + (2.0f * SQRT2) * odd_b + m[5 * step];
+    out[step] = (0.5f * SQRT2) * odd_a + SQRT2 * odd_b;
+    out[2 * step] = 0.5f * even_a + 2.0f * even_b;
+    out[3 * step] = (0.25f * SQRT2) * odd_a + (2.0f * SQRT2) * odd_b + m[5];
 }
 
 /* G g, in double: done once for weights that stay, and rounded once. */
