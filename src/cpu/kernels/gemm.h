@@ -22,33 +22,39 @@ enum {
                 : VLEN == 8 ? 3
                             : 1, /* rows at a time: accumulators = GEMM_ROWS * GEMM_VECS */
     GEMM_ROW_BLOCK = 96,         /* rows that share one pass over a panel */
-    GEMM_K_BLOCK = 256,          /* lines of a panel kept in L1 while rows pass by */
-    GEMM_PREFETCH = 4096,        /* bytes ahead of the stream */
+    GEMM_K_BLOCK = 128,          /* lines of a panel kept in L1 while rows pass by */
+    GEMM_AHEAD = 4096,           /* bytes prefetched ahead of a stream that is read once */
+    CACHE_LINE = 64,
 };
 
 typedef float gemm_acc[GEMM_ROW_BLOCK][PANEL];
 
+/* What a tile prefetches on its way: `lines` cache lines per k, or none. */
+struct gemm_ahead {
+    const char *at;
+    int lines;
+};
+
 /* acc[r][*] += Σ_k x[r][k] panel[k][*] for `rows` rows; inlined with constant rows and type. */
 static inline __attribute__((always_inline)) void gemm_tile(const int rows, const bool bf16, int64_t k_count, const float *x,
-                                                            int64_t ldx, const char *panel, float (*acc)[PANEL])
+                                                            int64_t ldx, const void *panel, struct gemm_ahead ahead,
+                                                            float (*acc)[PANEL])
 {
     vf sum[GEMM_ROWS][GEMM_VECS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < GEMM_VECS; v++) sum[r][v] = vload(acc[r] + v * VLEN);
     for (int64_t k = 0; k < k_count; k++) {
         vf w[GEMM_VECS];
+        for (int i = 0; i < ahead.lines; i++) __builtin_prefetch(ahead.at + (k * ahead.lines + i) * CACHE_LINE);
         if (bf16) {
-            const uint16_t *line = (const uint16_t *)(const void *)panel + k * PANEL;
-            __builtin_prefetch((const char *)line + GEMM_PREFETCH);
+            const uint16_t *line = (const uint16_t *)panel + k * PANEL;
             for (int v = 0; v < GEMM_VECS; v += 2) {
                 vu pair = *(const vu_mem *)(const void *)(line + v * VLEN);
                 w[v] = (vf)(pair << 16);
                 w[v + 1] = (vf)(pair & 0xffff0000u);
             }
         } else {
-            const float *line = (const float *)(const void *)panel + k * PANEL;
-            __builtin_prefetch((const char *)line + GEMM_PREFETCH);
-            __builtin_prefetch((const char *)line + GEMM_PREFETCH + 64);
+            const float *line = (const float *)panel + k * PANEL;
             for (int v = 0; v < GEMM_VECS; v++) w[v] = vload(line + v * VLEN);
         }
         for (int r = 0; r < rows; r++) {
@@ -60,46 +66,80 @@ static inline __attribute__((always_inline)) void gemm_tile(const int rows, cons
         for (int v = 0; v < GEMM_VECS; v++) vstore(acc[r] + v * VLEN, sum[r][v]);
 }
 
-/* acc[0..rows) += x (rows,K; leading dimension ldx) times the panel. rows <= GEMM_ROW_BLOCK. */
+/* A tile of 1 .. GEMM_ROWS rows. */
+static inline __attribute__((always_inline)) void gemm_rows(int64_t rows, const bool bf16, int64_t k_count, const float *x,
+                                                            int64_t ldx, const void *panel, struct gemm_ahead ahead,
+                                                            float (*acc)[PANEL])
+{
+    switch (rows) {
+#define GEMM_CASE(n)                                                                                                           \
+    case n:                                                                                                                    \
+        gemm_tile(n, bf16, k_count, x, ldx, panel, ahead, acc);                                                                \
+        break;
+#if VLEN == 16
+        GEMM_CASE(12)
+        GEMM_CASE(11)
+        GEMM_CASE(10)
+        GEMM_CASE(9)
+        GEMM_CASE(8)
+        GEMM_CASE(7)
+        GEMM_CASE(6)
+        GEMM_CASE(5)
+        GEMM_CASE(4)
+#endif
+#if VLEN >= 8
+        GEMM_CASE(3)
+        GEMM_CASE(2)
+#endif
+        GEMM_CASE(1)
+#undef GEMM_CASE
+    default: break;
+    }
+}
+
+/* n lines of a bf16 panel as float32. */
+static inline void gemm_widen(const uint16_t *panel, int64_t n, float *wide)
+{
+    for (int64_t i = 0; i < n * PANEL; i += 2 * VLEN) {
+        vu pair = *(const vu_mem *)(const void *)(panel + i);
+        vstore(wide + i, (vf)(pair << 16));
+        vstore(wide + i + VLEN, (vf)(pair & 0xffff0000u));
+    }
+}
+
+/*
+ * acc[0..rows) += x (rows,K; leading dimension ldx) times the panel. rows <= GEMM_ROW_BLOCK.
+ * Few rows read the panel once, as fast as memory gives it. More rows take it block by block: each block is widened
+ * (bf16) and reused from L1 by tile after tile, while the first tiles fetch the next block.
+ */
 static inline void gemm_panel(bool bf16, int64_t rows, int64_t K, const float *x, int64_t ldx, const void *panel, gemm_acc acc)
 {
-    const size_t line = PANEL * (bf16 ? sizeof(uint16_t) : sizeof(float));
-    const int64_t k_block = rows <= GEMM_ROWS ? K : GEMM_K_BLOCK;
-    for (int64_t k = 0; k < K; k += k_block) {
-        int64_t n = K - k < k_block ? K - k : k_block;
-        const char *lines = (const char *)panel + (size_t)k * line;
-        for (int64_t r = 0; r < rows; r += GEMM_ROWS) {
-            const float *xr = x + r * ldx + k;
-            switch (rows - r) {
-#define GEMM_CASE(count)                                                                                                       \
-    case count:                                                                                                                \
-        if (bf16)                                                                                                              \
-            gemm_tile(count, true, n, xr, ldx, lines, acc + r);                                                                \
-        else                                                                                                                   \
-            gemm_tile(count, false, n, xr, ldx, lines, acc + r);                                                               \
-        break;
-                GEMM_CASE(1)
-#if VLEN >= 8
-                GEMM_CASE(2)
-#endif
-#if VLEN == 16
-                GEMM_CASE(3)
-                GEMM_CASE(4)
-                GEMM_CASE(5)
-                GEMM_CASE(6)
-                GEMM_CASE(7)
-                GEMM_CASE(8)
-                GEMM_CASE(9)
-                GEMM_CASE(10)
-                GEMM_CASE(11)
-#endif
-#undef GEMM_CASE
-            default:
-                if (bf16)
-                    gemm_tile(GEMM_ROWS, true, n, xr, ldx, lines, acc + r);
-                else
-                    gemm_tile(GEMM_ROWS, false, n, xr, ldx, lines, acc + r);
-            }
+    const int64_t line = PANEL * (bf16 ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float));
+    const char *lines = panel;
+    if (rows <= GEMM_ROWS) {
+        if (bf16)
+            gemm_rows(rows, true, K, x, ldx, lines, (struct gemm_ahead){lines + GEMM_AHEAD, 1}, acc);
+        else
+            gemm_rows(rows, false, K, x, ldx, lines, (struct gemm_ahead){lines + GEMM_AHEAD, 2}, acc);
+        return;
+    }
+    _Alignas(CACHE_LINE) float wide[GEMM_K_BLOCK * PANEL];
+    const int64_t tiles = (rows + GEMM_ROWS - 1) / GEMM_ROWS, fetching = line / CACHE_LINE;
+    for (int64_t k = 0; k < K; k += GEMM_K_BLOCK) {
+        int64_t n = K - k < GEMM_K_BLOCK ? K - k : GEMM_K_BLOCK;
+        const void *block = lines;
+        if (bf16) {
+            gemm_widen((const uint16_t *)block, n, wide);
+            block = wide;
+        }
+        lines += n * line;
+        for (int64_t i = 0; i < tiles; i++) {
+            int64_t from = rows * i / tiles, to = rows * (i + 1) / tiles; /* tiles of nearly equal size */
+            const float *xr = x + from * ldx + k;
+            if (i < fetching)
+                gemm_rows(to - from, false, n, xr, ldx, block, (struct gemm_ahead){lines + i * n * CACHE_LINE, 1}, acc + from);
+            else
+                gemm_rows(to - from, false, n, xr, ldx, block, (struct gemm_ahead){lines, 0}, acc + from);
         }
     }
 }
