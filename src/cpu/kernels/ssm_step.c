@@ -36,6 +36,7 @@ static void history_products(const float *b, const float *c, int64_t S, int64_t 
                 even[v] += c[n] * vload(block + n * SSD_BLOCK + v * VLEN);
                 odd[v] += c[n + 1] * vload(block + (n + 1) * SSD_BLOCK + v * VLEN);
             }
+        for (int v = 0; v < TOKEN_VECS && S % 2; v++) even[v] += c[S - 1] * vload(block + (S - 1) * SSD_BLOCK + v * VLEN);
         for (int v = 0; v < TOKEN_VECS; v++) vstore(cb + k * SSD_BLOCK + v * VLEN, even[v] + odd[v]);
     }
 }
