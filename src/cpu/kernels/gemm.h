@@ -29,9 +29,10 @@ enum {
 
 typedef float gemm_acc[GEMM_ROW_BLOCK][PANEL];
 
-/* What a tile prefetches on its way: `lines` cache lines per k, or none. */
+/* What a tile prefetches on its way: from `at` on, `lines` cache lines every `step` bytes, one step a k. */
 struct gemm_ahead {
     const char *at;
+    int64_t step;
     int lines;
 };
 
@@ -45,7 +46,7 @@ static inline __attribute__((always_inline)) void gemm_tile(const int rows, cons
         for (int v = 0; v < GEMM_VECS; v++) sum[r][v] = vload(acc[r] + v * VLEN);
     for (int64_t k = 0; k < k_count; k++) {
         vf w[GEMM_VECS];
-        for (int i = 0; i < ahead.lines; i++) __builtin_prefetch(ahead.at + (k * ahead.lines + i) * CACHE_LINE);
+        for (int i = 0; i < ahead.lines; i++) __builtin_prefetch(ahead.at + k * ahead.step + i * CACHE_LINE);
         if (bf16) {
             const uint16_t *line = (const uint16_t *)panel + k * PANEL;
             for (int v = 0; v < GEMM_VECS; v += 2) {
@@ -110,7 +111,8 @@ static inline void gemm_widen(const uint16_t *panel, int64_t n, float *wide)
 /*
  * acc[0..rows) += x (rows,K; leading dimension ldx) times the panel. rows <= GEMM_ROW_BLOCK.
  * Few rows read the panel once, as fast as memory gives it. More rows take it block by block: each block is widened
- * (bf16) and reused from L1 by tile after tile, while the first tiles fetch the next block.
+ * (bf16) and reused from L1 by tile after tile, while the tiles fetch the next block
+ * between them.
  */
 static inline void gemm_panel(bool bf16, int64_t rows, int64_t K, const float *x, int64_t ldx, const void *panel, gemm_acc acc)
 {
@@ -118,13 +120,13 @@ static inline void gemm_panel(bool bf16, int64_t rows, int64_t K, const float *x
     const char *lines = panel;
     if (rows <= GEMM_ROWS) {
         if (bf16)
-            gemm_rows(rows, true, K, x, ldx, lines, (struct gemm_ahead){lines + GEMM_AHEAD, 1}, acc);
+            gemm_rows(rows, true, K, x, ldx, lines, (struct gemm_ahead){lines + GEMM_AHEAD, line, 1}, acc);
         else
-            gemm_rows(rows, false, K, x, ldx, lines, (struct gemm_ahead){lines + GEMM_AHEAD, 2}, acc);
+            gemm_rows(rows, false, K, x, ldx, lines, (struct gemm_ahead){lines + GEMM_AHEAD, line, 2}, acc);
         return;
     }
     _Alignas(CACHE_LINE) float wide[GEMM_K_BLOCK * PANEL];
-    const int64_t tiles = (rows + GEMM_ROWS - 1) / GEMM_ROWS, fetching = line / CACHE_LINE;
+    const int64_t tiles = (rows + GEMM_ROWS - 1) / GEMM_ROWS;
     for (int64_t k = 0; k < K; k += GEMM_K_BLOCK) {
         int64_t n = K - k < GEMM_K_BLOCK ? K - k : GEMM_K_BLOCK;
         const void *block = lines;
@@ -135,11 +137,8 @@ static inline void gemm_panel(bool bf16, int64_t rows, int64_t K, const float *x
         lines += n * line;
         for (int64_t i = 0; i < tiles; i++) {
             int64_t from = rows * i / tiles, to = rows * (i + 1) / tiles; /* tiles of nearly equal size */
-            const float *xr = x + from * ldx + k;
-            if (i < fetching)
-                gemm_rows(to - from, false, n, xr, ldx, block, (struct gemm_ahead){lines + i * n * CACHE_LINE, 1}, acc + from);
-            else
-                gemm_rows(to - from, false, n, xr, ldx, block, (struct gemm_ahead){lines, 0}, acc + from);
+            struct gemm_ahead ahead = {lines + n * line * i / tiles, line / tiles, 1};
+            gemm_rows(to - from, false, n, x + from * ldx + k, ldx, block, ahead, acc + from);
         }
     }
 }
