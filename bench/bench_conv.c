@@ -184,17 +184,21 @@ static bool run_library(void *self, struct job *j)
 
 enum { OURS, LIBRARY, PATCHES, CONTENDERS };
 
-/* Seconds of every contender for one shape: medians of `rounds` turns after one to warm up; 0 = does not run here. */
-static void measure(const struct contender *contenders, struct job *job, int rounds, double *seconds)
+/* Seconds of every contender for one shape: medians of `rounds` turns after one to warm up; 0 = does not run here.
+ * Returns the multiply-add peak of the same minutes, measured in every turn. */
+static double measure(const struct contender *contenders, struct job *job, int threads, int rounds, double *seconds)
 {
-    double times[CONTENDERS][MAX_ROUNDS];
-    for (int r = -1; r < rounds; r++)
+    double times[CONTENDERS][MAX_ROUNDS], peaks[MAX_ROUNDS];
+    for (int r = -1; r < rounds; r++) {
+        if (r >= 0) peaks[r] = ceiling_fma_gflops(threads);
         for (int c = 0; c < CONTENDERS; c++) {
             double start = bench_seconds();
             if (contenders[c].run && !contenders[c].run(contenders[c].self, job)) exit(1);
             if (r >= 0) times[c][r] = bench_seconds() - start;
         }
+    }
     for (int c = 0; c < CONTENDERS; c++) seconds[c] = contenders[c].run ? bench_median(times[c], (size_t)rounds) : 0;
+    return bench_median(peaks, (size_t)rounds);
 }
 
 static void print_line(const char *name, double gflop, double peak, const double *seconds)
@@ -230,8 +234,7 @@ static void bench_decoder(struct backend *be, int rounds)
 #ifdef AIM_HAVE_ONEDNN
         library_open(&library, s);
 #endif
-        peaks[i] = ceiling_fma_gflops(be->threads);
-        measure(contenders, &job, rounds, seconds);
+        peaks[i] = measure(contenders, &job, be->threads, rounds, seconds);
 #ifdef AIM_HAVE_ONEDNN
         library_close(&library);
 #endif

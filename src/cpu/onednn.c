@@ -350,7 +350,7 @@ static aim_status point_conv2d CONV2D_PARAMETERS
 static aim_status onednn_conv2d CONV2D_PARAMETERS
 {
     const struct dense *d = be->dense;
-    if (how->upsample || winograd_pays(w, how, y)) return d->plain_conv2d(be, x, w, bias, how, y);
+    if (how->upsample || winograd_pays(w, how, y) || narrow_pays(w, how)) return d->plain_conv2d(be, x, w, bias, how, y);
     if (w->shape[2] == 1 && how->stride == 1 && how->pad_before == 0 && how->pad_after == 0)
         return point_conv2d(be, x, w, bias, how, y);
     return library_conv2d(be, x, w, bias, how, y);

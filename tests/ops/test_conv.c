@@ -79,6 +79,7 @@ static const struct shape shapes[] = {
     {1, 1, 600, 16, 33, 3, SAME_UP}, {1, 5, 3, 33, 8, 1, POINT},      {2, 20, 18, 24, 33, 1, POINT},
     {2, 16, 16, 8, 160, 1, POINT},   {1, 8, 6, 24, 24, 3, DOWN},      {2, 33, 31, 33, 40, 3, DOWN},
     {1, 64, 64, 16, 16, 3, DOWN},    {1, 40, 40, 3, 32, 3, SAME},     {1, 40, 40, 32, 3, 3, SAME},
+    {2, 37, 9, 20, 2, 3, SAME},      {1, 1, 1, 16, 3, 3, SAME},
 };
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 
@@ -222,7 +223,7 @@ static void test_conv2d(void **state)
 static void test_conv2d_memory(void **state)
 {
     (void)state;
-    static const int chosen[] = {2, 4, 10, 13, 17};
+    static const int chosen[] = {2, 4, 10, 13, 17, 20};
     for (size_t i = 0; i < sizeof chosen / sizeof chosen[0]; i++) {
         struct conv_case c = case_make(&shapes[chosen[i]]);
         for (int t = 0; t < TIERS; t++) {

@@ -76,6 +76,7 @@ aim_status KERNEL(conv2d)(struct backend *be, const struct tensor *x, const stru
 {
 #if VLEN >= 8
     if (winograd_pays(w, how, y)) return KERNEL(winograd_conv2d)(be, x, w, bias, how, y);
+    if (narrow_pays(w, how)) return KERNEL(narrow_conv2d)(be, x, w, bias, how, y);
 #endif
     return KERNEL(patches_conv2d)(be, x, w, bias, how, y);
 }
