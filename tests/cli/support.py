@@ -25,6 +25,7 @@ COMMANDS = ["generate", "encode", "decode", "reconstruct", "score", "init", "inf
 def environment(**changes):
     env = dict(os.environ)
     env.pop("AIM_MODEL", None)
+    env.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin take the cores that other tests need
     env.update(changes)
     return env
 

@@ -194,6 +194,7 @@ class Memory(Case):
 
         self.fail_with("init", "--preset", "AiM-1B", "-o", "big", "--threads", "1", says="memory", preexec_fn=limit)
 
+    @unittest.skipIf(SANITIZED, "AddressSanitizer comments on the refused allocation")
     def test_huge_picture(self):
         """A picture that claims more pixels than memory could hold."""
         self.fail_with("encode", "-m", GROUP, golden_picture(self.path("p.png")), "-o", "c.npy", "--size", "65536")
