@@ -158,21 +158,25 @@ static inline float gemm_packed_at(const struct tensor *w, int64_t n, int64_t k)
     return ((const float *)w->data)[panel + k * PANEL + j];
 }
 
-/* Packs rows n0 .. n0+PANEL of w (N, K; element (n, k) at n*ldn + k*ldk) into one panel; rows past N are zero. */
+/* Packs rows n0 .. n0+PANEL of w (N, K) into one panel; rows past N are zero. A short run of each row at a time, so that
+ * reads are contiguous and writes stay in L1. */
 static inline void gemm_pack_panel(const struct tensor *w, int64_t N, int64_t K, int64_t n0, bool to_bf16, void *panel)
 {
+    enum { RUN = 16 };
     int64_t live = N - n0 < PANEL ? N - n0 : PANEL;
-    for (int64_t k = 0; k < K; k++) {
+    for (int64_t k = 0; k < K; k += RUN) {
+        int64_t n = K - k < RUN ? K - k : RUN;
         for (int64_t j = 0; j < PANEL; j++) {
-            float value = 0;
-            if (j < live) {
-                int64_t at = (n0 + j) * K + k;
-                value = w->type == T_BF16 ? bf16_to_f32(((const uint16_t *)w->data)[at]) : ((const float *)w->data)[at];
-            }
+            float run[RUN] = {0};
+            int64_t at = (n0 + j) * K + k;
+            if (j < live && w->type == T_BF16)
+                for (int64_t i = 0; i < n; i++) run[i] = bf16_to_f32(((const uint16_t *)w->data)[at + i]);
+            else if (j < live)
+                memcpy(run, (const float *)w->data + at, (size_t)n * sizeof(float));
             if (to_bf16)
-                ((uint16_t *)panel)[gemm_bf16_at(k, j)] = bf16_from_f32(value);
+                for (int64_t i = 0; i < n; i++) ((uint16_t *)panel)[gemm_bf16_at(k + i, j)] = bf16_from_f32(run[i]);
             else
-                ((float *)panel)[k * PANEL + j] = value;
+                for (int64_t i = 0; i < n; i++) ((float *)panel)[(k + i) * PANEL + j] = run[i];
         }
     }
 }
