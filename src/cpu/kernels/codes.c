@@ -4,18 +4,18 @@
 #include <math.h>
 
 /*
- * Both sides have unit rows, so the nearest code is the one with the largest product; the first one wins ties.
- * et (D, V) is the codebook transposed; best and at hold one candidate per lane, whose codes rise with time.
+ * Both sides have unit rows, so the nearest code is the one with the largest product; the first one wins ties, which asks
+ * for the same arithmetic for every code. et (D, width) is the codebook transposed, its last vector filled up with NaN,
+ * which is never larger than anything; best and at hold one candidate per lane, whose codes rise with time.
  */
-static int32_t nearest(const float *z, const float *et, int64_t V, int64_t D)
+static int32_t nearest(const float *z, const float *et, int64_t width, int64_t D)
 {
     vf best = vset(-INFINITY);
     vi at = {0}, lane;
     for (int i = 0; i < VLEN; i++) lane[i] = i;
-    int64_t j = 0;
-    for (; j + VLEN <= V; j += VLEN) {
+    for (int64_t j = 0; j < width; j += VLEN) {
         vf product = {0};
-        for (int64_t k = 0; k < D; k++) product += z[k] * vload(et + k * V + j);
+        for (int64_t k = 0; k < D; k++) product += z[k] * vload(et + k * width + j);
         vi better = product > best;
         best = vselect(better, product, best);
         at = (at & ~better) | ((lane + (int32_t)j) & better);
@@ -27,29 +27,21 @@ static int32_t nearest(const float *z, const float *et, int64_t V, int64_t D)
             top = best[i];
             winner = at[i];
         }
-    for (; j < V; j++) {
-        float product = 0;
-        for (int64_t k = 0; k < D; k++) product += z[k] * et[k * V + j];
-        if (product > top) {
-            top = product;
-            winner = (int32_t)j;
-        }
-    }
     return winner;
 }
 
 aim_status KERNEL(nearest_code)(struct backend *be, const struct tensor *z, const struct tensor *e, struct tensor *ids)
 {
-    int64_t M = tensor_rows(z), D = tensor_cols(z), V = e->shape[0];
-    float *et = mem_array(be->ctx, (size_t)(V * D), sizeof(float), MEM_ACTIVATIONS);
+    int64_t M = tensor_rows(z), D = tensor_cols(z), V = e->shape[0], width = (V + VLEN - 1) / VLEN * VLEN;
+    float *et = mem_array(be->ctx, (size_t)(width * D), sizeof(float), MEM_ACTIVATIONS);
     if (!et) return AIM_ERR_MEMORY;
 #pragma omp parallel num_threads(be->threads)
     {
 #pragma omp for schedule(static)
-        for (int64_t j = 0; j < V; j++)
-            for (int64_t k = 0; k < D; k++) et[k * V + j] = f32(e)[j * D + k];
+        for (int64_t j = 0; j < width; j++)
+            for (int64_t k = 0; k < D; k++) et[k * width + j] = j < V ? f32(e)[j * D + k] : NAN;
 #pragma omp for schedule(static)
-        for (int64_t m = 0; m < M; m++) i32(ids)[m] = nearest(f32(z) + m * D, et, V, D);
+        for (int64_t m = 0; m < M; m++) i32(ids)[m] = nearest(f32(z) + m * D, et, width, D);
     }
     mem_free(et);
     return AIM_OK;
