@@ -1,0 +1,169 @@
+/* Dense products: linear, pack, linear_packed, and packed tables read back. */
+#include "ops.h"
+
+/* x wᵀ + bias in double; w already in float. */
+static double *product(struct place *p, const struct tensor *x, const float *w, int64_t N, const struct tensor *bias)
+{
+    int64_t M = tensor_rows(x), K = tensor_cols(x);
+    if (!needs_reference(p)) return NULL;
+    double *y = doubles_new(p, M * N);
+    for (int64_t m = 0; m < M; m++)
+        for (int64_t n = 0; n < N; n++) {
+            double sum = bias ? (double)f32(bias)[n] : 0;
+            for (int64_t k = 0; k < K; k++) sum += (double)f32(x)[m * K + k] * (double)w[n * K + k];
+            y[m * N + n] = sum;
+        }
+    return y;
+}
+
+/* The nearest number of 8 significant bits, ties to even: bf16 for the values of these tests, none of them denormal. */
+static float round_to_bf16(float x)
+{
+    int exponent;
+    double mantissa = frexp((double)x, &exponent);
+    return (float)ldexp(nearbyint(ldexp(mantissa, 8)), exponent - 8);
+}
+
+/* A matrix as bf16, and the values it holds. */
+static struct tensor as_bf16(struct place *p, const struct tensor *w, float *values)
+{
+    struct tensor half = tensor_of(p, T_BF16, w->shape[0], w->shape[1], 0, 0);
+    for (int64_t i = 0; i < tensor_count(w); i++) {
+        values[i] = round_to_bf16(f32(w)[i]);
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        ((uint16_t *)half.data)[i] = (uint16_t)(bits >> 16);
+    }
+    return half;
+}
+
+/*
+ * A chain of K multiply-adds in float32 of terms of either sign: each of the K roundings is at most 2^-24 of a partial
+ * sum, and they add up like a walk. Three deviations.
+ */
+static double chain_tolerance(int64_t K)
+{
+    return 3 * sqrt((double)K) * 0x1p-24;
+}
+
+/* Around every block size of the kernels: registers (1, 3, 12), rows (96), panels (32), lines in the cache (256). */
+static const int64_t all_rows[] = {1, 2, 3, 5, 13, 16, 33, 96, 97, 200};
+static const struct {
+    int64_t N, K;
+} matrices[] = {{1, 1}, {31, 7}, {33, 129}, {45, 256}, {70, 517}, {64, 64}};
+
+#define COUNT(array) ((int64_t)(sizeof(array) / sizeof((array)[0])))
+
+TEST(linear)
+{
+    static const int64_t rows[] = {1, 5, 97};
+    for (int64_t i = 0; i < COUNT(matrices) * COUNT(rows); i++) {
+        int64_t N = matrices[i / COUNT(rows)].N, K = matrices[i / COUNT(rows)].K, M = rows[i % COUNT(rows)];
+        struct tensor x = normal(p, M, K, 0, 0), w = normal(p, N, K, 0, 0), bias = normal(p, N, 0, 0, 0);
+        struct tensor y = blank(p, M, N, 0, 0), plain = blank(p, M, N, 0, 0), from_half = blank(p, M, N, 0, 0);
+        RUN(p, linear, &x, &w, &bias, &y);
+        expect_near(p, "linear", &y, product(p, &x, f32(&w), N, &bias), chain_tolerance(K));
+        RUN(p, linear, &x, &w, NULL, &plain);
+        expect_near(p, "linear without bias", &plain, product(p, &x, f32(&w), N, NULL), chain_tolerance(K));
+        float *values = block_new(p, (size_t)(N * K) * sizeof(float));
+        struct tensor half = as_bf16(p, &w, values);
+        RUN(p, linear, &x, &half, &bias, &from_half);
+        expect_near(p, "linear with bf16 weights", &from_half, product(p, &x, values, N, &bias), chain_tolerance(K));
+    }
+}
+
+/* More than two dimensions of x and y are rows. */
+TEST(linear_shapes)
+{
+    struct tensor x = normal(p, 2, 3, 17, 0), w = normal(p, 9, 17, 0, 0), y = blank(p, 2, 3, 9, 0), z = blank(p, 2, 3, 9, 0);
+    struct tensor packed = tensor_of(p, T_F32_PACKED, 9, 17, 0, 0);
+    const double *want = product(p, &x, f32(&w), 9, NULL);
+    RUN(p, linear, &x, &w, NULL, &y);
+    RUN(p, pack, &w, &packed);
+    RUN(p, linear_packed, &x, &packed, &z);
+    expect_near(p, "linear of three dimensions", &y, want, chain_tolerance(17));
+    expect_near(p, "linear_packed of three dimensions", &z, want, chain_tolerance(17));
+}
+
+/* The right product, and for every row the same bits however many other rows there are. */
+static void check_packed(struct place *p, const struct tensor *packed, const float *values)
+{
+    int64_t N = packed->shape[0], K = packed->shape[1], most = all_rows[COUNT(all_rows) - 1];
+    size_t row_bytes = (size_t)N * sizeof(float);
+    struct tensor all = normal(p, most, K, 0, 0), want = blank(p, most, N, 0, 0);
+    RUN(p, linear_packed, &all, packed, &want);
+    expect_near(p, "linear_packed", &want, product(p, &all, values, N, NULL), chain_tolerance(K));
+    for (int64_t i = 0; i < COUNT(all_rows); i++) {
+        int64_t M = all_rows[i], from = most - M;
+        struct tensor x = rows_of(p, &all, from, M), y = blank(p, M, N, 0, 0);
+        RUN(p, linear_packed, &x, packed, &y);
+        expect_same(p, "linear_packed of fewer rows", y.data, f32(&want) + from * N, (size_t)M * row_bytes);
+    }
+    for (int64_t m = 0; m < most; m += needs_reference(p) ? 1 : 19) {
+        struct tensor x = rows_of(p, &all, m, 1), y = blank(p, 1, N, 0, 0);
+        RUN(p, linear_packed, &x, packed, &y);
+        expect_same(p, "linear_packed of one row", y.data, f32(&want) + m * N, row_bytes);
+    }
+}
+
+TEST(linear_packed)
+{
+    for (int64_t i = 0; i < COUNT(matrices); i++) {
+        int64_t N = matrices[i].N, K = matrices[i].K;
+        struct tensor w = normal(p, N, K, 0, 0), packed = tensor_of(p, T_F32_PACKED, N, K, 0, 0);
+        struct tensor packed_half = tensor_of(p, T_BF16_PACKED, N, K, 0, 0);
+        RUN(p, pack, &w, &packed);
+        check_packed(p, &packed, f32(&w));
+        RUN(p, pack, &w, &packed_half);
+        float *values = block_new(p, (size_t)(N * K) * sizeof(float));
+        as_bf16(p, &w, values);
+        check_packed(p, &packed_half, values);
+    }
+}
+
+/* The table of a packed matrix, read through the embedding, is the matrix, exactly; padding is zero. */
+static void check_pack(struct place *p, const struct tensor *w, enum tensor_type to, const float *values)
+{
+    int64_t N = w->shape[0], K = w->shape[1], zeros = 0, bytes = (int64_t)tensor_type_size(to);
+    struct tensor packed = tensor_of(p, to, N, K, 0, 0), ids = tensor_of(p, T_I32, N, 0, 0, 0), y = blank(p, N, K, 0, 0);
+    RUN(p, pack, w, &packed);
+    same_with_any_threads(p, "pack", packed.data, tensor_bytes(to, 2, packed.shape));
+    for (int64_t n = 0; n < N; n++) i32(&ids)[n] = (int32_t)(N - 1 - n);
+    RUN(p, embedding, &packed, NULL, &ids, NULL, &y);
+    for (int64_t n = 0; n < N; n++)
+        expect_same(p, "pack", f32(&y) + n * K, values + (N - 1 - n) * K, (size_t)K * sizeof(float));
+    int64_t padded = (int64_t)tensor_bytes(to, 2, packed.shape) / bytes;
+    for (int64_t i = 0; i < padded; i++) {
+        uint32_t value = 0;
+        memcpy(&value, (const char *)packed.data + i * bytes, (size_t)bytes);
+        zeros += value == 0;
+    }
+    assert_int_equal(zeros, padded - N * K); /* no weight of the tests is zero */
+}
+
+TEST(pack)
+{
+    for (int64_t i = 0; i < COUNT(matrices); i++) {
+        int64_t N = matrices[i].N, K = matrices[i].K;
+        struct tensor w = normal(p, N, K, 0, 0);
+        f32(&w)[0] = 1.00390625f;          /* halfway between two bf16 values: down to the even one */
+        f32(&w)[N * K - 1] = -1.01171875f; /* and up to it */
+        float *values = block_new(p, (size_t)(N * K) * sizeof(float));
+        struct tensor half = as_bf16(p, &w, values);
+        check_pack(p, &w, T_F32_PACKED, f32(&w));
+        check_pack(p, &w, T_BF16_PACKED, values);
+        check_pack(p, &half, T_BF16_PACKED, values);
+        check_pack(p, &half, T_F32_PACKED, values);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_linear_shapes),
+        cmocka_unit_test(test_linear_packed),
+        cmocka_unit_test(test_pack),
+    };
+    return RUN_OPS("linear", tests);
+}
