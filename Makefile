@@ -1,0 +1,51 @@
+# The commands that people need; the build itself is CMake's (CMakePresets.json).
+PREFIX ?= /usr/local
+DESTDIR ?=
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+# What `make demo` paints with.
+DEMO_MODEL = tests/data/tiny-group
+
+.PHONY: help deps build demo test bench lint format install clean
+
+help: ## this list
+	@echo "usage: make COMMAND [JOBS=$(JOBS)] [PREFIX=$(PREFIX)] [DESTDIR=$(DESTDIR)]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
+
+deps: ## install every package that building, testing and linting need (packages.txt)
+	@tools/deps.sh build test lint
+
+build: ## install what is missing, then build the program: build/aim
+	@tools/deps.sh build
+	cmake --preset release --log-level=WARNING
+	cmake --build --preset release -j $(JOBS)
+
+demo: build ## build, then paint a grid of pictures: demo.png
+	build/aim generate -m $(DEMO_MODEL) -n 20 -o demo.png
+	@echo
+	@echo "The pictures are in $(CURDIR)/demo.png. They are noise: the model in $(DEMO_MODEL) is the tests',"
+	@echo "tiny and of random weights, until a trained one comes with the source. With published weights, a folder that"
+	@echo "holds config.json and model.safetensors, or a stage-2 file and a tokenizer:"
+	@echo "    build/aim generate -m FOLDER -c 207 -n 4 -o dogs.png"
+	@echo "    build/aim generate -m aim_b.bin --tokenizer vq_f16.pt -c 207 -n 4 -o dogs.png"
+
+test: ## every test: release build, sanitizers, fuzzers
+	@tools/deps.sh build test
+	@tools/test.sh $(JOBS)
+
+bench: build ## run every benchmark
+	@for program in build/bench/bench_*; do echo "== $$program" && "$$program" || exit 1; done
+
+lint: build ## formatting, clang-tidy, cppcheck, include direction, file lengths
+	@tools/deps.sh lint
+	@tools/lint.sh $(JOBS)
+
+format: ## format every source file in place
+	@tools/deps.sh lint
+	tools/sources.sh | xargs clang-format -i
+
+install: build ## install program, libraries, header and aim.pc below DESTDIR/PREFIX
+	DESTDIR="$(DESTDIR)" cmake --install build --prefix "$(PREFIX)"
+
+clean: ## remove everything that was built
+	rm -rf build demo.png
