@@ -12,8 +12,12 @@
 #include "model/engine.h"
 #include "model/model.h"
 
-/* Steps are timed at every STRIDE-th position, from the first to the last: the history a step reads grows on the way. */
-enum { STRIDE = 8, MAX_STEPS = 256 };
+/*
+ * Steps are timed at every STRIDE-th position, from the first to the last, since the history a step reads grows on the
+ * way. The memory's speed moves by itself on shared machines, so it is measured before and after every GROUP steps and
+ * each step's share is taken of its own neighbours.
+ */
+enum { STRIDE = 8, GROUP = 4, MAX_STEPS = 256 };
 
 /* Bytes of weights that one step streams. */
 static double weight_bytes(const struct ar *ar)
@@ -34,24 +38,33 @@ static aim_status run(aim_model *model, const char *preset, const char *weights,
     int64_t streams = 2 * (int64_t)pictures;
     struct engine *engine = NULL;
     int32_t *tokens = mem_zero(ctx, (size_t)streams, sizeof *tokens, MEM_MISC);
-    double times[MAX_STEPS], uniform[64] = {0}, reads[3];
+    double times[MAX_STEPS], reads[MAX_STEPS], shares[MAX_STEPS], uniform[64] = {0};
     struct sampling how = {.cfg = 4, .temperature = 1, .top_p = 1};
     int n = 0;
     if (!tokens) return AIM_ERR_MEMORY;
     aim_status status = engine_create(model->ar, streams, &engine);
     if (status == AIM_OK) status = engine_begin(engine, tokens, streams);
+    double bytes = weight_bytes(model->ar), before = ceiling_read_gbs(ctx->threads);
     for (int64_t t = 1; t < c->num_tokens && n < MAX_STEPS && status == AIM_OK; t += STRIDE) {
-        if (n % 11 == 0 && n / 11 < 3) reads[n / 11] = ceiling_read_gbs(ctx->threads);
         for (int64_t r = 0; r < streams; r++) tokens[r] = (int32_t)((t * 7919 + r) % c->vocab_size);
         double start = bench_seconds();
         status = engine_step(engine, tokens, t);
         if (status == AIM_OK) status = engine_sample(engine, &how, pictures, uniform, tokens);
         times[n++] = bench_seconds() - start;
+        if (n % GROUP) continue;
+        double after = ceiling_read_gbs(ctx->threads);
+        for (int i = n - GROUP; i < n; i++) {
+            reads[i] = 0.5 * (before + after);
+            shares[i] = 100 * bytes / times[i] * 1e-9 / reads[i];
+        }
+        before = after;
     }
+    n -= n % GROUP;
     if (status == AIM_OK) {
-        double step = bench_median(times, (size_t)n), read = bench_median(reads, 3), bytes = weight_bytes(model->ar);
+        double share = bench_median(shares, (size_t)n), read = bench_median(reads, (size_t)n);
+        double step = bench_median(times, (size_t)n);
         printf("%-7s %-5s %6d %10.2f %11.1f %10.1f %9.1f %8.0f%%\n", preset, weights, pictures, 1e3 * step, pictures / step,
-               bytes / step * 1e-9, read, 100 * bytes / step * 1e-9 / read);
+               bytes / step * 1e-9, read, share);
         fflush(stdout);
     }
     engine_free(engine);

@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "io/safetensors.h"
@@ -222,12 +223,17 @@ static aim_status write_weights(aim_model *m, const char *path)
 
 aim_status aim_model_save(aim_model *m, const char *directory)
 {
+    bool made = !file_exists(directory);
     TRY(file_make_directory(m->ctx, directory));
     char *weights = file_join(m->ctx, directory, "model.safetensors");
     char *config = file_join(m->ctx, directory, "config.json");
     aim_status status = weights && config ? AIM_OK : AIM_ERR_MEMORY;
     if (status == AIM_OK) status = write_weights(m, weights);
     if (status == AIM_OK) status = config_write(m->ctx, config, &m->config);
+    if (status != AIM_OK && made) { /* nothing was there before: leave nothing */
+        if (weights) unlink(weights);
+        rmdir(directory);
+    }
     mem_free(weights);
     mem_free(config);
     return status;

@@ -63,7 +63,8 @@ aim_status KERNEL(linear_packed)(struct backend *be, const struct tensor *x, con
     int64_t N = w->shape[0], K = w->shape[1], panels = (N + PANEL - 1) / PANEL;
     bool bf16 = w->type == T_BF16_PACKED;
     size_t panel_bytes = (size_t)K * PANEL * tensor_type_size(w->type);
-#pragma omp parallel for num_threads(be->threads) schedule(static)
+    int64_t chunk = panels / (8 * be->threads) + 1; /* cores do not get equal shares of the memory: deal out as they come */
+#pragma omp parallel for num_threads(be->threads) schedule(dynamic, chunk)
     for (int64_t p = 0; p < panels; p++)
         panel_product(bf16, x, (const char *)w->data + (size_t)p * panel_bytes, p * PANEL, N, NULL, y);
     return AIM_OK;

@@ -3,6 +3,9 @@
 
 #include <math.h>
 
+/* Up to this many values one thread does the work: starting the others takes longer. */
+enum { SMALL_NORM = 32768 };
+
 /* Σ x² of n values */
 static float sum_squares(const float *x, int64_t n)
 {
@@ -29,7 +32,7 @@ aim_status KERNEL(residual_rms_norm_modulate)(struct backend *be, const struct t
                                               float eps, struct tensor *r_out, struct tensor *y)
 {
     int64_t B = r->shape[0], T = r->shape[1], d = r->shape[2], mod_width = mod ? tensor_cols(mod) : 0;
-#pragma omp parallel for num_threads(be->threads) schedule(static) if (B * T > 16)
+#pragma omp parallel for num_threads(be->threads) schedule(static) if (B * T * d > SMALL_NORM)
     for (int64_t row = 0; row < B * T; row++) {
         const float *rr = f32(r) + row * d;
         float *sum = f32(r_out ? r_out : y) + row * d; /* y serves as scratch when the sum is not wanted */
@@ -56,7 +59,7 @@ aim_status KERNEL(gated_rms_norm)(struct backend *be, const struct tensor *y, co
                                   const struct tensor *w, float eps, struct tensor *o)
 {
     int64_t M = tensor_rows(y), E = tensor_cols(y), W = tensor_cols(zxbcdt);
-#pragma omp parallel for num_threads(be->threads) schedule(static) if (M > 1)
+#pragma omp parallel for num_threads(be->threads) schedule(static) if (M * E > SMALL_NORM)
     for (int64_t row = 0; row < M; row++) {
         const float *yr = f32(y) + row * E, *z = f32(zxbcdt) + row * W, *weight = f32(w);
         float *out = f32(o) + row * E;

@@ -37,12 +37,14 @@ struct conv_taps {
 
 static inline void conv_taps_load(struct conv_taps *taps, const float *w, const float *bias, int64_t first, int64_t C)
 {
+    float tail[CONV_BLOCK * CONV_WIDTH] = {0};
+    const float *from = w + first * CONV_WIDTH;
     taps->count = C - first < CONV_BLOCK ? C - first : CONV_BLOCK;
-    for (int64_t i = 0; i < CONV_BLOCK; i++) {
-        bool live = i < taps->count;
-        for (int k = 0; k < CONV_WIDTH; k++) taps->tap[k][i] = live ? w[(first + i) * CONV_WIDTH + k] : 0.0f;
-        taps->bias[i] = live ? bias[first + i] : 0.0f;
-    }
+    if (taps->count < CONV_BLOCK) from = memcpy(tail, from, (size_t)taps->count * CONV_WIDTH * sizeof(float));
+    for (int64_t i = 0; i < CONV_BLOCK; i++)
+        for (int k = 0; k < CONV_WIDTH; k++) taps->tap[k][i] = from[i * CONV_WIDTH + k];
+    memset(taps->bias, 0, sizeof taps->bias);
+    memcpy(taps->bias, bias + first, (size_t)taps->count * sizeof(float));
 }
 
 /* out = silu(bias + Σ_k tap_k in_k), in[CONV_WIDTH-1] the current position; NULL = before the start, zeros */

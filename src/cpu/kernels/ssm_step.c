@@ -1,14 +1,15 @@
 /* One decoding step of the mixer's own parts; the cache is described in tensor/ssd_cache.h. */
 #include "cpu/kernels/ssm.h"
 
-enum { TOKEN_VECS = SSD_BLOCK / VLEN };
+/* Work of this many values and less is done by one thread: starting the others takes longer. */
+enum { TOKEN_VECS = SSD_BLOCK / VLEN, SMALL_STEP = 2048 };
 
 aim_status KERNEL(causal_conv1d_silu_step)(struct backend *be, const struct tensor *zxbcdt, const struct tensor *w,
                                            const struct tensor *bias, struct tensor *state, struct tensor *y)
 {
     int64_t R = y->shape[0], C = tensor_cols(y), W = tensor_cols(zxbcdt), E = inner_width(W, C);
     enum { PAST = CONV_WIDTH - 1 };
-#pragma omp parallel for num_threads(be->threads) schedule(static)
+#pragma omp parallel for num_threads(be->threads) schedule(static) if (R * C > SMALL_STEP)
     for (int64_t first = 0; first < C; first += CONV_BLOCK) {
         struct conv_taps taps;
         conv_taps_load(&taps, f32(w), f32(bias), first, C);
@@ -135,14 +136,13 @@ aim_status KERNEL(ssd_step)(struct backend *be, const struct tensor *xbc, const 
     int64_t i = t % SSD_CHUNK, items = R * H;
     float *products = mem_array(be->ctx, (size_t)be->threads * SSD_CHUNK, sizeof(float), MEM_ACTIVATIONS);
     if (!products) return AIM_ERR_MEMORY;
+    if (i == 0 && t > 0) {
+#pragma omp parallel for num_threads(be->threads) schedule(static)
+        for (int64_t n = 0; n < items; n++) history_fold(cache, n / H, n % H);
+    }
+    for (int64_t r = 0; r < R; r++) history_append(cache, r, i, f32(xbc) + r * C + E);
 #pragma omp parallel num_threads(be->threads)
     {
-        if (i == 0 && t > 0) {
-#pragma omp for schedule(static)
-            for (int64_t n = 0; n < items; n++) history_fold(cache, n / H, n % H);
-        }
-#pragma omp for schedule(static)
-        for (int64_t r = 0; r < R; r++) history_append(cache, r, i, f32(xbc) + r * C + E);
         int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
         int64_t from = items * thread / team, to = items * (thread + 1) / team;
         while (from < to) { /* the part of this thread's share that lies in one stream */
