@@ -73,8 +73,8 @@ static void check_convolution(struct place *p, int64_t B, int64_t T, struct widt
 
 TEST(convolution)
 {
-    static const int64_t lengths[] = {1, 2, 3, 4, 5, 19}, shapes[][2] = {{1, 5}, {1, 32}, {2, 16}, {3, 128}};
-    for (int i = 0; i < 6 * 4; i++)
+    static const int64_t lengths[] = {1, 2, 3, 4, 5, 19}, shapes[][2] = {{1, 5}, {1, 32}, {2, 16}, {3, 128}, {20, 64}};
+    for (int i = 0; i < 6 * 5; i++)
         check_convolution(p, 1 + i % 3, lengths[i % 6], widths_of(shapes[i / 6][0], shapes[i / 6][1]));
 }
 

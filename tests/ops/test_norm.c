@@ -14,7 +14,7 @@ static double silu(double x)
 struct rms_case {
     int64_t B, T, d, mod_width;
     bool h, gates, mod;
-    enum { SUM_UNWANTED, SUM_APART, SUM_IN_PLACE } sum;
+    enum sum_goes { SUM_UNWANTED, SUM_APART, SUM_IN_PLACE } sum;
     double deviation; /* of r: RMS norms see values of any size */
 };
 
@@ -54,7 +54,8 @@ static void check_rms(struct place *p, const struct rms_case *c)
 
 TEST(residual_rms_norm_modulate)
 {
-    static const int64_t shapes[][3] = {{1, 1, 8}, {1, 1, 64}, {2, 3, 5}, {2, 13, 100}, {3, 1, 131}, {1, 20, 768}};
+    /* the last one large enough to be shared among threads */
+    static const int64_t shapes[][3] = {{1, 1, 8}, {1, 1, 64}, {2, 3, 5}, {2, 13, 100}, {3, 1, 131}, {1, 50, 768}};
     for (int s = 0; s < 6; s++)
         for (int variant = 0; variant < 3 * 8; variant++) {
             int64_t d = shapes[s][2];
@@ -63,7 +64,7 @@ TEST(residual_rms_norm_modulate)
             c.h = variant & 1;
             c.gates = variant & 2; /* without h they say nothing, and must not be used */
             c.mod = variant & 4;
-            c.sum = variant / 8;
+            c.sum = (enum sum_goes)(variant / 8);
             check_rms(p, &c);
         }
 }
@@ -96,7 +97,7 @@ TEST(rms_norm_rows_by_themselves)
 
 TEST(gated_rms_norm)
 {
-    static const int64_t rows[] = {1, 2, 19}, heads[] = {1, 2, 24}, states[] = {16, 128};
+    static const int64_t rows[] = {1, 2, 25}, heads[] = {1, 2, 24}, states[] = {16, 128};
     const float eps = 1e-5f;
     for (int i = 0; i < 3 * 3 * 2; i++) {
         int64_t M = rows[i % 3], H = heads[i / 3 % 3], E = H * HEADDIM, W = E + (E + 2 * states[i / 9]) + H;
