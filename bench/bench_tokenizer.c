@@ -20,7 +20,7 @@ static struct {
 static aim_status count_conv2d(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                                const struct conv2d *how, struct tensor *y)
 {
-    counter.operations += 2.0 * (double)tensor_count(y) * (double)(tensor_count(w) / w->shape[0]);
+    counter.operations += 2.0 * (double)tensor_count(y) * (double)tensor_count(w) / (double)w->shape[0];
     return counter.real.conv2d(be, x, w, bias, how, y);
 }
 

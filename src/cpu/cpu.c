@@ -1,6 +1,9 @@
 #include "cpu/cpu.h"
 
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 void cpu_generic_fill(struct ops *table);
 void cpu_avx2_fill(struct ops *table);
@@ -18,9 +21,15 @@ static bool always(void)
 }
 
 #if defined(__x86_64__)
+static bool has_f16c(void) /* clang 14 does not let __builtin_cpu_supports ask for it */
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+
 static bool has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
 static bool has_avx512(void)

@@ -65,6 +65,7 @@ static aim_status read_entry(struct zip_reader *zip, const struct zip_entry *ent
 {
     char label[512];
     const unsigned char *data;
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): find_entry without an entry never returns AIM_OK */
     snprintf(label, sizeof label, "%.80s in %s", entry->path, zip->name);
     TRY(zip_reader_locate(zip, entry, &data));
     return entry->stored ? read_stored(zip->ctx, label, entry, data, array) : read_deflated(zip, label, entry, data, array);
