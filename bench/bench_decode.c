@@ -1,6 +1,6 @@
 /*
- * One token step of the decode engine: time, the weights' share of the memory read bandwidth measured in between, and
- * tokens per second for larger batches.
+ * One token step of the decode engine: time, tokens per second, and the share of the memory read bandwidth, measured in
+ * between, that the weights take, and that weights and history take together.
  *
  *     bench_decode [PRESET...]       default: AiM-B AiM-XL
  */
@@ -31,6 +31,12 @@ static double weight_bytes(const struct ar *ar)
     return bytes;
 }
 
+/* Bytes of past tokens (u and B of every layer and stream) that the step at position t reads. */
+static double history_bytes(const struct ar_config *c, int64_t streams, int64_t t)
+{
+    return (double)(c->n_layer * streams * t * (ar_inner(c) + c->d_state)) * sizeof(float);
+}
+
 static aim_status run(aim_model *model, const char *preset, const char *weights, int pictures)
 {
     aim_context *ctx = model->ctx;
@@ -38,7 +44,7 @@ static aim_status run(aim_model *model, const char *preset, const char *weights,
     int64_t streams = 2 * (int64_t)pictures;
     struct engine *engine = NULL;
     int32_t *tokens = mem_zero(ctx, (size_t)streams, sizeof *tokens, MEM_MISC);
-    double times[MAX_STEPS], reads[MAX_STEPS], shares[MAX_STEPS], uniform[64] = {0};
+    double times[MAX_STEPS], reads[MAX_STEPS], shares[MAX_STEPS], all[MAX_STEPS], uniform[64] = {0};
     struct sampling how = {.cfg = 4, .temperature = 1, .top_p = 1};
     int n = 0;
     if (!tokens) return AIM_ERR_MEMORY;
@@ -50,21 +56,24 @@ static aim_status run(aim_model *model, const char *preset, const char *weights,
         double start = bench_seconds();
         status = engine_step(engine, tokens, t);
         if (status == AIM_OK) status = engine_sample(engine, &how, pictures, uniform, tokens);
-        times[n++] = bench_seconds() - start;
+        times[n] = bench_seconds() - start;
+        all[n++] = bytes + history_bytes(c, streams, t);
         if (n % GROUP) continue;
         double after = ceiling_read_gbs(ctx->threads);
         for (int i = n - GROUP; i < n; i++) {
             reads[i] = 0.5 * (before + after);
             shares[i] = 100 * bytes / times[i] * 1e-9 / reads[i];
+            all[i] = 100 * all[i] / times[i] * 1e-9 / reads[i];
         }
         before = after;
     }
     n -= n % GROUP;
     if (status == AIM_OK) {
         double share = bench_median(shares, (size_t)n), read = bench_median(reads, (size_t)n);
+        double whole = bench_median(all, (size_t)n);
         double step = bench_median(times, (size_t)n);
-        printf("%-7s %-5s %6d %10.2f %11.1f %10.1f %9.1f %8.0f%%\n", preset, weights, pictures, 1e3 * step, pictures / step,
-               bytes / step * 1e-9, read, share);
+        printf("%-7s %-5s %6d %10.2f %11.1f %10.1f %9.1f %8.0f%% %8.0f%%\n", preset, weights, pictures, 1e3 * step,
+               pictures / step, bytes / step * 1e-9, read, share, whole);
         fflush(stdout);
     }
     engine_free(engine);
@@ -101,10 +110,10 @@ int main(int argc, char **argv)
     aim_status status = aim_context_create(NULL, &ctx);
     if (status == AIM_OK) {
         printf("One token with guidance (two streams a picture), %s; random weights.\n", aim_context_device(ctx));
-        printf("weights: bytes of weights over the step's time; share: of the measured read bandwidth\n\n");
-        printf("%-7s %-5s %6s %10s %11s %10s %9s %9s\n", "model", "type", "batch", "ms/step", "tokens/s", "weights", "read",
-               "share");
-        printf("%-7s %-5s %6s %10s %11s %10s %9s %9s\n", "", "", "", "", "", "GB/s", "GB/s", "");
+        printf("weights: bytes of weights over the step's time; shares: of the measured read bandwidth\n\n");
+        printf("%-7s %-5s %6s %10s %11s %10s %9s %9s %9s\n", "model", "type", "batch", "ms/step", "tokens/s", "weights", "read",
+               "share", "+history");
+        printf("%-7s %-5s %6s %10s %11s %10s %9s %9s %9s\n", "", "", "", "", "", "GB/s", "GB/s", "", "");
     }
     for (int i = 0; i < (argc > 1 ? argc - 1 : 2) && status == AIM_OK; i++)
         status = bench_preset(ctx, argc > 1 ? argv[i + 1] : usual[i]);
