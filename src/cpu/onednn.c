@@ -19,7 +19,7 @@
 #include "cpu/onednn_compat.h"
 
 enum {
-    LINEAR_ROWS = 256, /* of x and y in one product */
+    LINEAR_ROWS = 128, /* of x and y in one product */
     LINEAR_COLS = 128, /* of y: rows of w */
     ATTENTION_ROWS = 64,
     CONVOLUTIONS = 64, /* shapes whose primitives are kept */

@@ -15,12 +15,12 @@
 #include "cpu/kernels/winograd_transform.h"
 
 enum {
-    COLS = 2 * VLEN,            /* output channels of a panel of weights: two vectors */
-    ROWS = VLEN == 16 ? 12 : 6, /* tiles at a time: ROWS x 2 sums fill the registers */
-    BLOCK = 48,                 /* tiles of a block */
-    GROUP = 8,                  /* panels whose products are kept before they are transformed back */
-    K_BLOCK = 256,              /* lines of a panel kept in L1 */
-    SPREAD = 16,                /* floats between planes, so that they do not fall on the same cache lines */
+    COLS = 2 * VLEN,              /* output channels of a panel of weights: two vectors */
+    ROWS = VLEN == 16 ? 12 : 6,   /* tiles at a time: ROWS x 2 sums fill the registers */
+    BLOCK = VLEN == 16 ? 96 : 48, /* tiles of a block */
+    GROUP = 8,                    /* panels whose products are kept before they are transformed back */
+    K_BLOCK = 128,                /* lines of a panel kept in L1 */
+    SPREAD = 16,                  /* floats between planes, so that they do not fall on the same cache lines */
 };
 
 /* Transformed weights: (frequency, panel, input channel, COLS). */
@@ -297,18 +297,23 @@ aim_status KERNEL(winograd_conv2d)(struct backend *be, const struct tensor *x, c
     k.filters = get_filters(be, w, how->upsample, &own);
     if (!k.filters) return AIM_ERR_MEMORY;
     float *zeros = mem_zero(be->ctx, (size_t)k.C, sizeof(float), MEM_ACTIVATIONS);
-    float *scratch = mem_array(be->ctx, (size_t)(be->threads * per_thread), sizeof(float), MEM_ACTIVATIONS);
-    if (zeros && scratch) {
-        int64_t items = ceil_div(k.tiles, k.block) * k.splits;
-        k.zeros = zeros;
-#pragma omp parallel for num_threads(be->threads) schedule(dynamic)
-        for (int64_t item = 0; item < items; item++) {
-            float *v = scratch + omp_get_thread_num() * per_thread, *m = v + inputs * k.plane_v;
-            (how->upsample ? run_up : run_plain)(&k, item, v, m);
+    aim_status status = zeros ? AIM_OK : AIM_ERR_MEMORY;
+    int64_t items = zeros ? ceil_div(k.tiles, k.block) * k.splits : 0;
+    k.zeros = zeros;
+#pragma omp parallel num_threads(be->threads)
+    {
+        /* Each thread's own block: one for all would outgrow what malloc keeps, and cost page faults at every call. */
+        float *v;
+#pragma omp critical(winograd_scratch)
+        {
+            v = mem_array(be->ctx, (size_t)per_thread, sizeof(float), MEM_ACTIVATIONS);
+            if (!v) status = AIM_ERR_MEMORY;
         }
+#pragma omp for schedule(dynamic)
+        for (int64_t item = 0; item < items; item++)
+            if (v) (how->upsample ? run_up : run_plain)(&k, item, v, v + inputs * k.plane_v);
+        mem_free(v);
     }
-    aim_status status = zeros && scratch ? AIM_OK : AIM_ERR_MEMORY;
-    mem_free(scratch);
     mem_free(zeros);
     mem_free(own);
     return status;
