@@ -14,12 +14,13 @@ add_custom_target(aim_static ALL DEPENDS ${static_library})
 
 # aim.pc finds its prefix from where it lies, so that the installed tree can move.
 file(RELATIVE_PATH pc_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
-set(pc_libraries png jpeg webp jansson minizip z ${OpenMP_C_LIB_NAMES} m)
+set(pc_libraries png jpeg webp jansson minizip z m)
 if(AIM_ONEDNN)
   list(PREPEND pc_libraries dnnl)
 endif()
 list(TRANSFORM pc_libraries PREPEND -l)
 list(JOIN pc_libraries " " pc_libraries)
+string(APPEND pc_libraries " ${OpenMP_C_FLAGS}") # the compiler knows where its OpenMP lies
 configure_file(cmake/aim.pc.in aim.pc @ONLY)
 
 install(TARGETS aim aim_shared)
