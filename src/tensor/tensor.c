@@ -147,6 +147,7 @@ struct tensor *tensor_keep(struct tensor *t)
 void tensor_drop(struct tensor *t)
 {
     if (!t || --t->refs > 0) return;
+    tensor_drop(t->grad);
     if (t->converted) t->converted_free(t->converted);
     if (t->pool)
         pool_give(t->pool, t->data);

@@ -39,14 +39,18 @@ struct tensor {
     bool constant;
     void *converted;
     void (*converted_free)(void *converted);
+    /* Training (tensor/tape.h): whether a gradient is wanted, and the gradient once one has arrived (owned). */
+    bool needs_grad;
+    struct tensor *grad;
 };
 
-/* Where ops run: the backend, the pool of buffers, and the first error. */
+/* Where ops run: the backend, the pool of buffers, the first error, and the tape while one records. */
 struct exec {
     aim_context *ctx;
     struct backend *backend;
     aim_status status;
     struct pool_block *idle; /* freed buffers, most recent first */
+    struct tape *tape;       /* NULL: inference */
 };
 
 void exec_init(struct exec *ex, aim_context *ctx);

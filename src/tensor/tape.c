@@ -1,0 +1,82 @@
+#include "tensor/tape.h"
+
+#include <string.h>
+
+void tape_start(struct tape *tape, struct exec *ex)
+{
+    *tape = (struct tape){.ex = ex};
+    ex->tape = tape;
+}
+
+static void drop_node(struct node *n)
+{
+    for (int i = 0; i < NODE_OUTPUTS; i++) tensor_drop(n->out[i]);
+    for (int i = 0; i < NODE_INPUTS; i++) tensor_drop(n->in[i]);
+    *n = (struct node){0};
+}
+
+void tape_stop(struct tape *tape)
+{
+    for (size_t i = 0; i < tape->count; i++) drop_node(&tape->nodes[i]);
+    mem_free(tape->nodes);
+    tape->ex->tape = NULL;
+    *tape = (struct tape){0};
+}
+
+void tape_record(struct exec *ex, const struct node *node)
+{
+    struct tape *tape = ex->tape;
+    bool needed = false;
+    for (int i = 0; i < NODE_INPUTS; i++) needed |= node->in[i] && node->in[i]->needs_grad;
+    if (!tape || !needed) return;
+    if (tape->count == tape->capacity) {
+        size_t capacity = tape->capacity ? 2 * tape->capacity : 256;
+        struct node *nodes = mem_resize(ex->ctx, tape->nodes, capacity * sizeof *nodes, MEM_MISC);
+        if (!nodes) {
+            exec_fail(ex, AIM_ERR_MEMORY);
+            return;
+        }
+        tape->nodes = nodes;
+        tape->capacity = capacity;
+    }
+    struct node *n = &tape->nodes[tape->count++];
+    *n = *node;
+    for (int i = 0; i < NODE_INPUTS; i++) tensor_keep(n->in[i]);
+    for (int i = 0; i < NODE_OUTPUTS; i++)
+        if (n->out[i]) tensor_keep(n->out[i])->needs_grad = true;
+}
+
+struct tensor *tape_grad(struct exec *ex, struct tensor *t)
+{
+    if (!t || !t->needs_grad) return NULL;
+    if (!t->grad) {
+        t->grad = tensor_new(ex, T_F32, t->ndim, t->shape);
+        if (t->grad) memset(t->grad->data, 0, (size_t)tensor_count(t) * sizeof(float));
+    }
+    return t->grad;
+}
+
+void tensor_clear_grad(struct tensor *t)
+{
+    tensor_drop(t->grad);
+    t->grad = NULL;
+}
+
+aim_status tape_backward(struct tape *tape, struct tensor *loss, float scale)
+{
+    struct exec *ex = tape->ex;
+    struct tensor *seed = loss ? tape_grad(ex, loss) : NULL;
+    for (int64_t i = 0; seed && i < tensor_count(seed); i++) f32(seed)[i] += scale;
+    while (tape->count > 0) {
+        struct node *n = &tape->nodes[--tape->count];
+        bool arrived = tape_arrived(n->out[0]) || tape_arrived(n->out[1]);
+        if (arrived && ex->status == AIM_OK) {
+            aim_status status = n->backward(ex, n);
+            if (status != AIM_OK) exec_fail(ex, status);
+        }
+        for (int i = 0; i < NODE_OUTPUTS; i++)
+            if (n->out[i]) tensor_clear_grad(n->out[i]); /* consumed */
+        drop_node(n);
+    }
+    return ex->status;
+}

@@ -1,0 +1,66 @@
+/*
+ * The tape: reverse-mode differentiation of ops that have already run.
+ *
+ * While an exec has a tape, an op whose inputs need gradients appends a node: its output, its inputs, what its backward
+ * function needs, and that function. tape_backward walks the nodes from the last to the first. Every backward kernel ADDS
+ * to the gradients it computes; a gradient is zeroed when it is first asked for, so that a tensor used twice receives both
+ * contributions without special care.
+ *
+ * Ownership: nodes keep their tensors alive; a node is dropped as soon as its backward has run, so activations are freed
+ * while the walk goes on. Gradients of parameters stay with the parameter (tensor->grad) until tensor_clear_grad.
+ */
+#ifndef AIM_TENSOR_TAPE_H
+#define AIM_TENSOR_TAPE_H
+
+#include "tensor/backend.h"
+
+enum { NODE_INPUTS = 8, NODE_OUTPUTS = 2 };
+
+struct node {
+    /* Reads the gradients of out[], adds to those of in[]; see tape_grad. */
+    aim_status (*backward)(struct exec *ex, struct node *n);
+    struct tensor *out[NODE_OUTPUTS]; /* kept */
+    struct tensor *in[NODE_INPUTS];   /* kept; NULL where an op was called without that input */
+    union {
+        struct conv2d conv;
+        int64_t from; /* slice_add */
+        bool silu;    /* group_norm_silu */
+    } how;
+};
+
+struct tape {
+    struct exec *ex;
+    size_t count, capacity;
+    struct node *nodes;
+};
+
+/* Starts recording the ops that run on `ex`. */
+void tape_start(struct tape *tape, struct exec *ex);
+
+/* Stops recording and drops what is left. */
+void tape_stop(struct tape *tape);
+
+/*
+ * Gradients of the sum of `loss` (any shape) times `scale` with respect to every tensor that needs one; the nodes are used
+ * up. Recording goes on afterwards.
+ */
+aim_status tape_backward(struct tape *tape, struct tensor *loss, float scale);
+
+/* For ops: records a node if the exec has a tape and an input needs a gradient; marks the outputs as needing one. On
+ * failure the exec's status is set. */
+void tape_record(struct exec *ex, const struct node *node);
+
+/* For backward functions: where to add the gradient of `t`, zeroed on first use; NULL when `t` is NULL or needs none, or
+ * memory is out (the exec's status is set then). */
+struct tensor *tape_grad(struct exec *ex, struct tensor *t);
+
+/* The gradient that has arrived at an output; NULL if none has. */
+static inline struct tensor *tape_arrived(const struct tensor *t)
+{
+    return t ? t->grad : NULL;
+}
+
+/* Forgets a parameter's gradient. */
+void tensor_clear_grad(struct tensor *t);
+
+#endif
