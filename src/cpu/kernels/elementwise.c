@@ -32,6 +32,27 @@ aim_status KERNEL(embedding)(struct backend *be, const struct tensor *tokens, co
     return AIM_OK;
 }
 
+/* dtokens[ids[m]] += dy[m], dpositions[pos[m]] += dy[m]; each thread owns some columns, so that rows which meet add up in
+ * the order of m */
+aim_status KERNEL(embedding_backward)(struct backend *be, const struct tensor *ids, const struct tensor *pos,
+                                      const struct tensor *dy, struct tensor *dtokens, struct tensor *dpositions)
+{
+    enum { COLUMNS = 64 };
+    int64_t M = tensor_count(ids), d = tensor_cols(dy);
+#pragma omp parallel for num_threads(be->threads) schedule(static)
+    for (int64_t from = 0; from < d; from += COLUMNS) {
+        int64_t to = from + COLUMNS < d ? from + COLUMNS : d;
+        for (int64_t m = 0; m < M; m++) {
+            const float *in = f32(dy) + m * d;
+            float *token = dtokens ? f32(dtokens) + i32(ids)[m] * d : NULL;
+            float *position = dpositions && i32(pos)[m] >= 0 ? f32(dpositions) + i32(pos)[m] * d : NULL;
+            for (int64_t i = from; token && i < to; i++) token[i] += in[i];
+            for (int64_t i = from; position && i < to; i++) position[i] += in[i];
+        }
+    }
+    return AIM_OK;
+}
+
 aim_status KERNEL(prepend)(struct backend *be, const struct tensor *first, const struct tensor *rest, struct tensor *y)
 {
     int64_t B = first->shape[0], d = first->shape[1], T = tensor_count(rest) / (B * d);
@@ -41,6 +62,20 @@ aim_status KERNEL(prepend)(struct backend *be, const struct tensor *first, const
         memcpy(out, f32(first) + b * d, (size_t)d * sizeof(float));
         memcpy(out + d, f32(rest) + b * T * d, (size_t)(T * d) * sizeof(float));
     }
+    return AIM_OK;
+}
+
+aim_status KERNEL(prepend_backward)(struct backend *be, const struct tensor *dy, struct tensor *dfirst, struct tensor *drest)
+{
+    int64_t B = dy->shape[0], rows = dy->shape[1], d = dy->shape[2];
+#pragma omp parallel for num_threads(be->threads) schedule(static) collapse(2)
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t t = 0; t < rows; t++) {
+            const float *in = f32(dy) + (b * rows + t) * d;
+            struct tensor *target = t ? drest : dfirst;
+            float *out = target ? f32(target) + (t ? b * (rows - 1) + t - 1 : b) * d : NULL;
+            for (int64_t i = 0; out && i < d; i++) out[i] += in[i];
+        }
     return AIM_OK;
 }
 
@@ -54,6 +89,19 @@ aim_status KERNEL(slice_add)(struct backend *be, const struct tensor *x, int64_t
     return AIM_OK;
 }
 
+aim_status KERNEL(slice_add_backward)(struct backend *be, int64_t from, const struct tensor *dy, struct tensor *dx,
+                                      struct tensor *dbias)
+{
+    int64_t B = dy->shape[0], n = tensor_cols(dy), m = dx ? tensor_cols(dx) : 0;
+    (void)be;
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t i = 0; i < n; i++) {
+            if (dx) f32(dx)[b * m + from + i] += f32(dy)[b * n + i];
+            if (dbias) f32(dbias)[i] += f32(dy)[b * n + i];
+        }
+    return AIM_OK;
+}
+
 aim_status KERNEL(silu)(struct backend *be, const struct tensor *x, struct tensor *y)
 {
     int64_t n = tensor_count(x);
@@ -63,6 +111,19 @@ aim_status KERNEL(silu)(struct backend *be, const struct tensor *x, struct tenso
             vstore(f32(y) + i, vsilu(vload(f32(x) + i)));
         else
             vstore_part(f32(y) + i, vsilu(vload_part(f32(x) + i, n - i)), n - i);
+    }
+    return AIM_OK;
+}
+
+/* dx += dy σ(x) (1 + x (1 - σ(x))) */
+aim_status KERNEL(silu_backward)(struct backend *be, const struct tensor *x, const struct tensor *dy, struct tensor *dx)
+{
+    int64_t n = tensor_count(x);
+#pragma omp parallel for num_threads(be->threads) schedule(static) if (n > 65536)
+    for (int64_t i = 0; i < n; i += VLEN) {
+        int64_t part = n - i < VLEN ? n - i : VLEN;
+        vf g = vload_part(f32(dy) + i, part) * vsilu_slope(vload_part(f32(x) + i, part));
+        vstore_part(f32(dx) + i, vload_part(f32(dx) + i, part) + g, part);
     }
     return AIM_OK;
 }
@@ -122,6 +183,26 @@ aim_status KERNEL(cross_entropy)(struct backend *be, const struct tensor *logits
     for (int64_t m = 0; m < M; m++) {
         const float *row = f32(logits) + m * V;
         f32(loss)[m] = (float)(log_sum_exp(row, V) - (double)row[i32(target)[m]]);
+    }
+    return AIM_OK;
+}
+
+/* dlogits += (softmax(logits) - onehot(target)) dloss */
+aim_status KERNEL(cross_entropy_backward)(struct backend *be, const struct tensor *logits, const struct tensor *target,
+                                          const struct tensor *dloss, struct tensor *dlogits)
+{
+    int64_t M = tensor_rows(logits), V = tensor_cols(logits);
+#pragma omp parallel for num_threads(be->threads) schedule(static) if (M > 4)
+    for (int64_t m = 0; m < M; m++) {
+        const float *row = f32(logits) + m * V;
+        float scale = f32(dloss)[m], total = (float)log_sum_exp(row, V);
+        float *out = f32(dlogits) + m * V;
+        for (int64_t v = 0; v < V; v += VLEN) {
+            int64_t part = V - v < VLEN ? V - v : VLEN;
+            vf p = scale * vexp(vload_part(row + v, part) - total);
+            vstore_part(out + v, vload_part(out + v, part) + p, part);
+        }
+        out[i32(target)[m]] -= scale;
     }
     return AIM_OK;
 }

@@ -1,9 +1,10 @@
-/* Dense products by panels: linear (packs as it goes), pack, linear_packed. */
+/* Dense products by panels: linear (packs as it goes) and its backward, pack, linear_packed. */
 #include "cpu/kernels/kernels.h"
 
 #include <string.h>
 
 #include "cpu/kernels/gemm.h"
+#include "cpu/kernels/gemm_general.h"
 
 /* y[0..rows)[n0..n0+live) = acc + bias */
 static void store_block(gemm_acc acc, int64_t rows, int64_t n0, int64_t live, const float *bias, float *y, int64_t ldy)
@@ -67,5 +68,26 @@ aim_status KERNEL(linear_packed)(struct backend *be, const struct tensor *x, con
 #pragma omp parallel for num_threads(be->threads) schedule(dynamic, chunk)
     for (int64_t p = 0; p < panels; p++)
         panel_product(bf16, x, (const char *)w->data + (size_t)p * panel_bytes, p * PANEL, N, NULL, y);
+    return AIM_OK;
+}
+
+/* dx += dy w; dw += dyᵀ x; dbias += Σ_m dy */
+aim_status KERNEL(linear_backward)(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *dy,
+                                   struct tensor *dx, struct tensor *dw, struct tensor *dbias)
+{
+    int64_t M = tensor_rows(x), K = tensor_cols(x), N = w->shape[0];
+    if (dx) {
+        struct gemm_matrix A = {f32(dy), M, N, N, 1}, B = {f32(w), N, K, K, 1};
+        TRY(KERNEL(gemm_add)(be, A, B, f32(dx), K));
+    }
+    if (dw) {
+        struct gemm_matrix A = {f32(dy), N, M, 1, N}, B = {f32(x), M, K, K, 1};
+        TRY(KERNEL(gemm_add)(be, A, B, f32(dw), K));
+    }
+    for (int64_t n = 0; dbias && n < N; n++) {
+        double sum = 0;
+        for (int64_t m = 0; m < M; m++) sum += (double)f32(dy)[m * N + n];
+        f32(dbias)[n] += (float)sum;
+    }
     return AIM_OK;
 }

@@ -84,7 +84,14 @@ static inline vf vsilu(vf x)
     return x / (1.0f + vexp(-x));
 }
 
-/* Loads n < VLEN values and fills up with zeros; stores n values. */
+/* Its derivative: σ(x) (1 + x (1 - σ(x))) */
+static inline vf vsilu_slope(vf x)
+{
+    vf sigma = 1.0f / (1.0f + vexp(-x));
+    return sigma * (1.0f + x * (1.0f - sigma));
+}
+
+/* Loads n <= VLEN values and fills up with zeros; stores n values. */
 static inline vf vload_part(const float *p, int64_t n)
 {
     float buffer[VLEN] = {0};

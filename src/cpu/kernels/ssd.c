@@ -1,65 +1,11 @@
-/* The Mamba-2 mixer's own parts over whole sequences: causal convolution, and the state-space dual form in chunks. */
-#include "cpu/kernels/kernels.h"
-
-#include <math.h>
-
-#include "cpu/kernels/ssm.h"
-
-aim_status KERNEL(causal_conv1d_silu)(struct backend *be, const struct tensor *zxbcdt, const struct tensor *w,
-                                      const struct tensor *bias, struct tensor *y)
-{
-    int64_t B = y->shape[0], T = y->shape[1], C = y->shape[2], W = tensor_cols(zxbcdt), E = inner_width(W, C);
-    int64_t blocks = (C + CONV_BLOCK - 1) / CONV_BLOCK;
-#pragma omp parallel for num_threads(be->threads) schedule(static) collapse(2)
-    for (int64_t b = 0; b < B; b++)
-        for (int64_t k = 0; k < blocks; k++) {
-            struct conv_taps taps;
-            conv_taps_load(&taps, f32(w), f32(bias), k * CONV_BLOCK, C);
-            const float *x = f32(zxbcdt) + b * T * W + E + k * CONV_BLOCK;
-            for (int64_t t = 0; t < T; t++) {
-                const float *in[CONV_WIDTH];
-                for (int i = 0; i < CONV_WIDTH; i++) in[i] = t + i >= CONV_WIDTH - 1 ? x + (t + i - CONV_WIDTH + 1) * W : NULL;
-                conv_taps_apply(&taps, in, f32(y) + (b * T + t) * C + k * CONV_BLOCK);
-            }
-        }
-    return AIM_OK;
-}
-
-/* ----------------------------------------------------------------------------- state-space dual form (spec C5) */
-
-/* One head's working memory. */
-struct head_work {
-    double cs[SSD_CHUNK];        /* cumulative Δ A: differences of large sums, hence double */
-    float u[SSD_CHUNK][HEADDIM]; /* Δ x */
-    float weight[SSD_CHUNK];     /* one row of M */
-};
-
-/* cb[l][s] = C_l · B_s for s <= l < n; bt is B transposed, (S, SSD_CHUNK). */
-static void chunk_products(const float *c_row, const float *bt, int64_t S, int64_t l, float *cb)
-{
-    for (int64_t s = 0; s <= l; s += VLEN) {
-        vf even = {0}, odd = {0};
-        for (int64_t i = 0; i + 1 < S; i += 2) {
-            even += c_row[i] * vload(bt + i * SSD_CHUNK + s);
-            odd += c_row[i + 1] * vload(bt + (i + 1) * SSD_CHUNK + s);
-        }
-        if (S % 2) even += c_row[S - 1] * vload(bt + (S - 1) * SSD_CHUNK + s);
-        vstore(cb + s, even + odd);
-    }
-}
-
-/* Δ and its cumulative product with A, and u = Δ x, for the n tokens of a chunk; x rows are C apart, dt rows W. */
-static void head_prepare(struct head_work *work, int64_t n, const float *x, int64_t C, const float *dt, int64_t W, float bias,
-                         float A)
-{
-    double sum = 0;
-    for (int64_t t = 0; t < n; t++) {
-        float delta = softplus(dt[t * W] + bias);
-        sum += (double)(delta * A);
-        work->cs[t] = sum;
-        for (int64_t p = 0; p < HEADDIM; p += VLEN) vstore(work->u[t] + p, delta * vload(x + t * C + p));
-    }
-}
+/*
+ * The state-space recurrence of Mamba-2 over whole sequences in its dual form, chunk by chunk (spec C5, C6). Within a chunk,
+ * with dA_t = Δ_t A, cs_t = Σ_{j<=t} dA_j, u_s = Δ_s x_s:
+ *     y_l = Σ_{s<=l} (C_l·B_s) exp(cs_l - cs_s) u_s + exp(cs_l) S_in C_l + D x_l
+ *     S_out = exp(cs_n) S_in + Σ_s exp(cs_n - cs_s) u_s ⊗ B_s
+ * C·B is shared by all heads.
+ */
+#include "cpu/kernels/ssd.h"
 
 /* weight[s] = cb[s] exp(cs_l - cs_s) for s <= l */
 static void head_weights(struct head_work *work, const float *cb, int64_t l)
@@ -87,20 +33,6 @@ static void head_row(const struct head_work *work, int64_t l, const float *x, fl
 static void head_add_state(const float *state, const float *c_row, int64_t S, float decay, float *y)
 {
     for (int64_t p = 0; p < HEADDIM; p++) y[p] += decay * dot(state + p * S, c_row, S);
-}
-
-/* S_out = exp(cs_n) S_in + Σ_s exp(cs_n - cs_s) u_s ⊗ B_s; b rows are C apart */
-static void head_update_state(const struct head_work *work, int64_t n, const float *b, int64_t C, int64_t S, float *state)
-{
-    float decay = expf((float)work->cs[n - 1]);
-    for (int64_t i = 0; i < HEADDIM * S; i++) state[i] *= decay;
-    for (int64_t s = 0; s < n; s++) {
-        float factor = expf((float)(work->cs[n - 1] - work->cs[s]));
-        for (int64_t p = 0; p < HEADDIM; p++) {
-            float scale = factor * work->u[s][p];
-            for (int64_t i = 0; i < S; i++) state[p * S + i] += scale * b[s * C + i];
-        }
-    }
 }
 
 aim_status KERNEL(ssd)(struct backend *be, const struct tensor *xbc, const struct tensor *zxbcdt, const struct tensor *A_log,
