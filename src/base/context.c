@@ -1,7 +1,6 @@
 #include "base/context.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -40,15 +39,6 @@ const char *aim_context_device(const aim_context *ctx)
     return ctx->device;
 }
 
-/* Cores this process may run on, which a container or taskset may have cut. */
-static int available_cores(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-    int cores = CPU_COUNT(&set);
-    return cores > 0 ? cores : 1;
-}
-
 aim_status context_init(aim_context *ctx, const aim_context_options *options)
 {
     aim_context_options o = options ? *options : aim_context_defaults();
@@ -58,7 +48,7 @@ aim_status context_init(aim_context *ctx, const aim_context_options *options)
     if (o.threads < 0 || o.threads > MAX_THREADS)
         return aim_fail(ctx, AIM_ERR_ARGUMENT, "threads must be 0 (all cores) to %d, not %d", MAX_THREADS, o.threads);
     if (o.memory_limit < 0) return aim_fail(ctx, AIM_ERR_ARGUMENT, "the memory limit must not be negative");
-    ctx->threads = o.threads ? o.threads : available_cores();
+    ctx->threads = o.threads;
     ctx->memory.limit = o.memory_limit;
     return AIM_OK;
 }

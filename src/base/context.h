@@ -20,7 +20,7 @@ struct aim_context {
     char error[640];
     aim_status status; /* of the last failure */
     char device[128];
-    int threads;
+    int threads; /* as asked for; the backend replaces 0 by the number of cores */
     aim_log_fn log;
     aim_progress_fn progress;
     void *user;

@@ -50,12 +50,12 @@ void *mem_new(struct aim_context *ctx, size_t bytes, enum memory_tag tag)
     if (m->fail_after >= 0 && m->fail_after-- == 0) return fail_size(ctx, bytes);
     if (whole > PTRDIFF_MAX || (m->limit > 0 && (int64_t)whole > m->limit - m->total)) return fail_size(ctx, bytes);
     bool large = whole >= LARGE_BLOCK;
-    char *base = aligned_alloc(large ? HUGE_PAGE : ALIGNMENT, whole);
-    if (!base) return fail_size(ctx, bytes);
+    void *base = NULL;
+    if (posix_memalign(&base, large ? HUGE_PAGE : ALIGNMENT, whole) != 0) return fail_size(ctx, bytes);
     if (large) madvise(base, whole & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE); /* a wish: refusal costs speed alone */
-    *(struct header *)(void *)base = (struct header){.ctx = ctx, .bytes = whole, .tag = tag};
+    *(struct header *)base = (struct header){.ctx = ctx, .bytes = whole, .tag = tag};
     account(ctx, tag, (int64_t)whole);
-    return base + ALIGNMENT;
+    return (char *)base + ALIGNMENT;
 }
 
 void *mem_array(struct aim_context *ctx, size_t count, size_t size, enum memory_tag tag)

@@ -1,5 +1,6 @@
 #include "tensor/backend.h"
 
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@ aim_status backend_create(aim_context *ctx, const aim_context_options *options, 
     struct backend *be = mem_zero(ctx, 1, sizeof *be, MEM_MISC);
     if (!be) return AIM_ERR_MEMORY;
     be->ctx = ctx;
+    if (ctx->threads == 0) ctx->threads = omp_get_num_procs(); /* cut by taskset or a container, not by OMP_PROC_BIND */
     be->threads = ctx->threads;
     char dense[64] = "plain C";
     aim_status status = cpu_fill(ctx, wanted && *wanted ? wanted : NULL, &be->op, &tier);

@@ -16,6 +16,8 @@
 
 #include "support.h"
 
+#include <unistd.h>
+
 #include "base/philox.h"
 #include "cpu/cpu.h"
 #include "tensor/ssd_cache.h"
@@ -285,9 +287,19 @@ static inline void everywhere(void (*body)(struct place *p))
     }                                                                                                                          \
     static void body_##name(struct place *p)
 
+/* Threads that wait for each other by spinning take a busy machine's cores from those that work, and the tests then minutes.
+ * OpenMP reads the environment before main: hence the second start. Where it fails, the tests are slower. */
+static inline void stop_spinning(const char *name)
+{
+    if (getenv("OMP_WAIT_POLICY")) return;
+    setenv("OMP_WAIT_POLICY", "passive", 1);
+    execl("/proc/self/exe", name, (char *)NULL);
+}
+
 /* Runs the tests of test_FILE.c; nonzero too if an op that covered.def lists for it did not run in some tier. */
 static inline int run_ops(const char *file, const struct CMUnitTest *tests, size_t count)
 {
+    stop_spinning(file);
     int failed = _cmocka_run_group_tests(file, tests, count, NULL, NULL);
 #define COVERED(name, by)                                                                                                      \
     for (int tier = 0; tier < TIERS; tier++)                                                                                   \

@@ -88,10 +88,10 @@ struct mixer {
 };
 
 /* Heads of every kind: forgetting at once, keeping for thousands of positions, steps beyond softplus's threshold of 20 with
- * slow and fast decay, the usual. */
+ * slow and fast decay (one where e^dt is infinite), the usual. */
 static const struct {
     double rate, dt_bias; /* -A, and the step's bias */
-} head_kinds[] = {{1, 0}, {16, 2}, {0.01, -4}, {3e-4, 21}, {1, 24}, {4, -2}};
+} head_kinds[] = {{1, 0}, {16, 2}, {0.01, -4}, {3e-4, 21}, {1, 24}, {4, -2}, {1e-4, 120}};
 
 static struct mixer mixer_of(struct place *p, int64_t B, int64_t T, struct widths n)
 {
@@ -100,8 +100,8 @@ static struct mixer mixer_of(struct place *p, int64_t B, int64_t T, struct width
     m.dt_bias = blank(p, n.H, 0, 0, 0);
     m.D = normal(p, n.H, 0, 0, 0);
     for (int64_t h = 0; h < n.H; h++) {
-        f32(&m.A_log)[h] = (float)log(head_kinds[h % 6].rate);
-        f32(&m.dt_bias)[h] = (float)head_kinds[h % 6].dt_bias;
+        f32(&m.A_log)[h] = (float)log(head_kinds[h % 7].rate);
+        f32(&m.dt_bias)[h] = (float)head_kinds[h % 7].dt_bias;
     }
     return m;
 }
@@ -213,7 +213,7 @@ static const int64_t lengths[] = {1, 5, 16, 17, 255, 256, 257, 600};
 
 TEST(ssd_of_published_state_size)
 {
-    for (int i = 0; i < 8; i++) check_mixer(p, 2, lengths[i], widths_of(6, 128));
+    for (int i = 0; i < 8; i++) check_mixer(p, 2, lengths[i], widths_of(7, 128));
 }
 
 TEST(ssd_of_other_state_sizes)
