@@ -53,41 +53,78 @@ int64_t ar_weight_bytes(const struct ar_config *c, bool bf16)
 
 /* ---------------------------------------------------------------------------------------- building, freeing */
 
-static aim_status build_layer(struct ar *ar, const struct params *t, aim_weights weights, int i)
+/* How the tensors of a network are made from the table's rows. */
+struct build {
+    const struct params *table;
+    aim_weights weights;
+    bool trainable;
+};
+
+static struct tensor *build_plain(const struct build *b, const struct param *row)
+{
+    return b->trainable ? params_trainable(b->table, row) : params_f32(b->table, row);
+}
+
+static struct tensor *build_matrix(const struct build *b, const struct param *row)
+{
+    if (b->trainable) return params_trainable(b->table, row);
+    return params_packed(b->table, row, b->table->ctx->backend, b->weights == AIM_WEIGHTS_BF16, b->weights == AIM_WEIGHTS_AUTO);
+}
+
+static aim_status build_layer(struct ar *ar, const struct build *b, int i)
 {
     struct ar_layer *l = &ar->layers[i];
-    aim_context *ctx = ar->ctx;
-    struct backend *be = ctx->backend;
-    bool bf16 = weights == AIM_WEIGHTS_BF16, exact = weights == AIM_WEIGHTS_AUTO, group = ar->config.adaln_group;
-#define F32(slot, name)    l->slot = params_f32(t, params_find(t, "backbone.layers.%d." name, i))
-#define PACKED(slot, name) l->slot = params_packed(t, params_find(t, "backbone.layers.%d." name, i), be, bf16, exact)
-    F32(norm, "norm.weight");
-    F32(dt_bias, "mixer.dt_bias");
-    F32(A_log, "mixer.A_log");
-    F32(D, "mixer.D");
-    PACKED(in_proj, "mixer.in_proj.weight");
-    F32(conv_w, "mixer.conv1d.weight");
-    F32(conv_b, "mixer.conv1d.bias");
-    F32(mixer_norm, "mixer.norm.weight");
-    PACKED(out_proj, "mixer.out_proj.weight");
+    bool group = ar->config.adaln_group;
+#define PLAIN(slot, name)  l->slot = build_plain(b, params_find(b->table, "backbone.layers.%d." name, i))
+#define MATRIX(slot, name) l->slot = build_matrix(b, params_find(b->table, "backbone.layers.%d." name, i))
+    PLAIN(norm, "norm.weight");
+    PLAIN(dt_bias, "mixer.dt_bias");
+    PLAIN(A_log, "mixer.A_log");
+    PLAIN(D, "mixer.D");
+    MATRIX(in_proj, "mixer.in_proj.weight");
+    PLAIN(conv_w, "mixer.conv1d.weight");
+    PLAIN(conv_b, "mixer.conv1d.bias");
+    PLAIN(mixer_norm, "mixer.norm.weight");
+    MATRIX(out_proj, "mixer.out_proj.weight");
     if (group) {
-        F32(table, "scale_shift_table");
+        PLAIN(table, "scale_shift_table");
     } else {
-        F32(adaln_w, "adaLN_modulation.1.weight");
-        F32(adaln_b, "adaLN_modulation.1.bias");
+        PLAIN(adaln_w, "adaLN_modulation.1.weight");
+        PLAIN(adaln_b, "adaLN_modulation.1.bias");
     }
-#undef F32
-#undef PACKED
+#undef PLAIN
+#undef MATRIX
     bool adaln = group ? l->table != NULL : l->adaln_w && l->adaln_b;
     bool whole =
         l->norm && l->dt_bias && l->A_log && l->D && l->in_proj && l->conv_w && l->conv_b && l->mixer_norm && l->out_proj;
-    return whole && adaln ? AIM_OK : ctx->status;
+    return whole && adaln ? AIM_OK : ar->ctx->status;
 }
 
-aim_status ar_build(const struct ar_config *config, const struct params *t, aim_weights weights, int pos_offset,
-                    struct ar **out)
+static aim_status build_shared(struct ar *ar, const struct build *b)
 {
-    aim_context *ctx = t->ctx;
+#define PLAIN(slot, name)  ar->slot = build_plain(b, params_find(b->table, "backbone." name))
+#define MATRIX(slot, name) ar->slot = build_matrix(b, params_find(b->table, "backbone." name))
+    MATRIX(words, "embeddings.word_embeddings.weight");
+    PLAIN(positions, "embeddings.position_embeddings.weight");
+    PLAIN(classes, "cls_embed.embedding_table.weight");
+    PLAIN(norm_f, "norm_f.weight");
+    PLAIN(norm_final, "final_layer.norm_final.weight");
+    PLAIN(final_w, "final_layer.adaLN_modulation.1.weight");
+    PLAIN(final_b, "final_layer.adaLN_modulation.1.bias");
+    if (ar->config.adaln_group) {
+        PLAIN(group_w, "adaln_group.1.weight");
+        PLAIN(group_b, "adaln_group.1.bias");
+        if (!ar->group_w || !ar->group_b) return ar->ctx->status;
+    }
+#undef PLAIN
+#undef MATRIX
+    bool whole = ar->words && ar->positions && ar->classes && ar->norm_f && ar->norm_final && ar->final_w && ar->final_b;
+    return whole ? AIM_OK : ar->ctx->status;
+}
+
+static aim_status build(const struct ar_config *config, const struct build *b, int pos_offset, struct ar **out)
+{
+    aim_context *ctx = b->table->ctx;
     struct ar *ar = *out = mem_zero(ctx, 1, sizeof *ar, MEM_MISC);
     if (!ar) return AIM_ERR_MEMORY;
     ar->ctx = ctx;
@@ -97,25 +134,20 @@ aim_status ar_build(const struct ar_config *config, const struct params *t, aim_
     if (!ar->layers) return AIM_ERR_MEMORY;
     for (int i = 0; i < config->n_layer; i++) {
         TRY(aim_progress(ctx, "loading layers", i, config->n_layer));
-        TRY(build_layer(ar, t, weights, i));
+        TRY(build_layer(ar, b, i));
     }
     TRY(aim_progress(ctx, "loading layers", config->n_layer, config->n_layer));
-    struct backend *be = ctx->backend;
-    ar->words = params_packed(t, params_find(t, "backbone.embeddings.word_embeddings.weight"), be, weights == AIM_WEIGHTS_BF16,
-                              weights == AIM_WEIGHTS_AUTO);
-    ar->positions = params_f32(t, params_find(t, "backbone.embeddings.position_embeddings.weight"));
-    ar->classes = params_f32(t, params_find(t, "backbone.cls_embed.embedding_table.weight"));
-    ar->norm_f = params_f32(t, params_find(t, "backbone.norm_f.weight"));
-    ar->norm_final = params_f32(t, params_find(t, "backbone.final_layer.norm_final.weight"));
-    ar->final_w = params_f32(t, params_find(t, "backbone.final_layer.adaLN_modulation.1.weight"));
-    ar->final_b = params_f32(t, params_find(t, "backbone.final_layer.adaLN_modulation.1.bias"));
-    if (config->adaln_group) {
-        ar->group_w = params_f32(t, params_find(t, "backbone.adaln_group.1.weight"));
-        ar->group_b = params_f32(t, params_find(t, "backbone.adaln_group.1.bias"));
-        if (!ar->group_w || !ar->group_b) return ctx->status;
-    }
-    bool whole = ar->words && ar->positions && ar->classes && ar->norm_f && ar->norm_final && ar->final_w && ar->final_b;
-    return whole ? AIM_OK : ctx->status;
+    return build_shared(ar, b);
+}
+
+aim_status ar_build(const struct ar_config *config, const struct params *t, aim_weights weights, int pos_offset, struct ar **ar)
+{
+    return build(config, &(struct build){.table = t, .weights = weights}, pos_offset, ar);
+}
+
+aim_status ar_build_trainable(const struct ar_config *config, const struct params *t, struct ar **ar)
+{
+    return build(config, &(struct build){.table = t, .trainable = true}, 0, ar);
 }
 
 void ar_free(struct ar *ar)
@@ -138,8 +170,11 @@ void ar_free(struct ar *ar)
 
 struct tensor *ar_class_embedding(struct exec *ex, const struct ar *ar, const int32_t *labels, int64_t count)
 {
-    struct tensor ids = tensor_view(T_I32, (void *)(uintptr_t)labels, count, 0, 0, 0);
-    return op_embedding(ex, ar->classes, OP_NONE, &ids, OP_NONE);
+    struct tensor *ids = tensor_new(ex, T_I32, SHAPE(count));
+    for (int64_t i = 0; ids && i < count; i++) i32(ids)[i] = labels[i];
+    struct tensor *e = op_embedding(ex, ar->classes, OP_NONE, ids, OP_NONE);
+    tensor_drop(ids);
+    return e;
 }
 
 struct ar_conditions ar_conditions(struct exec *ex, const struct ar *ar, const struct tensor *e)

@@ -40,6 +40,8 @@ aim_status ar_describe(const struct ar_config *config, struct params *table);
 /* From a filled table to a network ready to run. *ar is freed with ar_free, also after a failure. */
 aim_status ar_build(const struct ar_config *config, const struct params *table, aim_weights weights, int pos_offset,
                     struct ar **ar);
+/* The same with float32 tensors of its own whose gradients the tape computes; position offset 0. */
+aim_status ar_build_trainable(const struct ar_config *config, const struct params *table, struct ar **ar);
 void ar_free(struct ar *ar);
 
 /*

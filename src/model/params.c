@@ -208,6 +208,18 @@ struct tensor *params_f32(const struct params *p, const struct param *row)
     return t;
 }
 
+struct tensor *params_trainable(const struct params *p, const struct param *row)
+{
+    if (!row) return NULL;
+    struct tensor *t = tensor_new_weight(p->ctx, T_F32, row->ndim, row->shape);
+    if (!t) return NULL;
+    t->constant = false;
+    t->needs_grad = true;
+    if (tensor_entry_to_f32(p->ctx, row->entry, t->data) == AIM_OK) return t;
+    tensor_drop(t);
+    return NULL;
+}
+
 /* Whether every value survives rounding to bf16. */
 static bool is_bf16_exact(const float *x, int64_t n)
 {

@@ -63,6 +63,9 @@ int64_t params_parameters(const struct params *p); /* values, buffers not counte
 /* Float32: borrowed from the file when it holds just that, else converted. */
 struct tensor *params_f32(const struct params *p, const struct param *row);
 
+/* Float32 in memory of its own, to be trained: needs_grad is set. */
+struct tensor *params_trainable(const struct params *p, const struct param *row);
+
 /* A matrix packed for linear_packed; bf16 when `to_bf16`, or when nothing is lost by it and `if_exact`. */
 struct tensor *params_packed(const struct params *p, const struct param *row, struct backend *be, bool to_bf16, bool if_exact);
 

@@ -1,5 +1,7 @@
 #include "tensor/ops.h"
 
+#include "tensor/tape.h"
+
 const struct tensor op_none = {0};
 
 bool op_check(struct exec *ex, bool shapes_fit, const char *op)
@@ -13,6 +15,15 @@ struct tensor *op_finish(struct exec *ex, aim_status status, struct tensor *y)
     if (status == AIM_OK) return y;
     tensor_drop(y);
     return exec_fail(ex, status);
+}
+
+/* dx = dy w; dw = dyᵀ x; dbias = Σ_m dy */
+static aim_status linear_backward(struct exec *ex, struct node *n)
+{
+    struct tensor *x = n->in[0], *w = n->in[1], *bias = n->in[2];
+    struct tensor *dx = tape_grad(ex, x), *dw = tape_grad(ex, w), *dbias = tape_grad(ex, bias);
+    if (ex->status != AIM_OK) return ex->status;
+    return ex->backend->op.linear_backward(ex->backend, x, w, n->out[0]->grad, dx, dw, dbias);
 }
 
 /* y = x wᵀ + bias */
@@ -32,5 +43,8 @@ struct tensor *op_linear(struct exec *ex, const struct tensor *x, const struct t
         if (!op_check(ex, bias == OP_NONE, "linear with packed weights")) return op_finish(ex, ex->status, y);
         return op_finish(ex, be->op.linear_packed(be, x, w, y), y);
     }
-    return op_finish(ex, be->op.linear(be, x, w, bias == OP_NONE ? NULL : bias, y), y);
+    if (bias == OP_NONE) bias = NULL;
+    y = op_finish(ex, be->op.linear(be, x, w, bias, y), y);
+    if (y) tape_record(ex, &(struct node){linear_backward, {y}, {tape_input(x), tape_input(w), tape_input(bias)}, {{0}}});
+    return y;
 }

@@ -50,6 +50,12 @@ aim_status tape_backward(struct tape *tape, struct tensor *loss, float scale);
  * failure the exec's status is set. */
 void tape_record(struct exec *ex, const struct node *node);
 
+/* An op's input as a node holds it: ops take const tensors, and only the gradient hanging on one changes. */
+static inline struct tensor *tape_input(const struct tensor *t)
+{
+    return (struct tensor *)(uintptr_t)t;
+}
+
 /* For backward functions: where to add the gradient of `t`, zeroed on first use; NULL when `t` is NULL or needs none, or
  * memory is out (the exec's status is set then). */
 struct tensor *tape_grad(struct exec *ex, struct tensor *t);

@@ -28,8 +28,8 @@ static inline void chunk_products(const float *c_row, const float *bt, int64_t S
 }
 
 /* Δ and its cumulative product with A, and u = Δ x, for the n tokens of a chunk; x rows are C apart, dt rows W. */
-static inline void head_prepare(struct head_work *work, int64_t n, const float *x, int64_t C, const float *dt, int64_t W, float bias,
-                         float A)
+static inline void head_prepare(struct head_work *work, int64_t n, const float *x, int64_t C, const float *dt, int64_t W,
+                                float bias, float A)
 {
     double sum = 0;
     for (int64_t t = 0; t < n; t++) {
@@ -41,7 +41,8 @@ static inline void head_prepare(struct head_work *work, int64_t n, const float *
 }
 
 /* S_out = exp(cs_n) S_in + Σ_s exp(cs_n - cs_s) u_s ⊗ B_s; b rows are C apart */
-static inline void head_update_state(const struct head_work *work, int64_t n, const float *b, int64_t C, int64_t S, float *state)
+static inline void head_update_state(const struct head_work *work, int64_t n, const float *b, int64_t C, int64_t S,
+                                     float *state)
 {
     float decay = expf((float)work->cs[n - 1]);
     for (int64_t i = 0; i < HEADDIM * S; i++) state[i] *= decay;
