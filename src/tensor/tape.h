@@ -25,6 +25,7 @@ struct node {
         struct conv2d conv;
         int64_t from; /* slice_add */
         bool silu;    /* group_norm_silu */
+        float weight; /* mean_square */
     } how;
 };
 

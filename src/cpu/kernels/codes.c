@@ -1,4 +1,4 @@
-/* The quantiser's nearest code. */
+/* The quantiser: the nearest code, and the gradient of unit rows. */
 #include "cpu/kernels/kernels.h"
 
 #include <math.h>
@@ -44,5 +44,27 @@ aim_status KERNEL(nearest_code)(struct backend *be, const struct tensor *z, cons
         for (int64_t m = 0; m < M; m++) i32(ids)[m] = nearest(f32(z) + m * D, et, width, D);
     }
     mem_free(et);
+    return AIM_OK;
+}
+
+/* y = x/n with n = max(‖x‖, 1e-12); dx = (dy - y (y·dy)) / n, and dy / n where n is that constant */
+aim_status KERNEL(normalize_rows_backward)(struct backend *be, const struct tensor *x, const struct tensor *dy,
+                                           struct tensor *dx)
+{
+    int64_t M = tensor_rows(x), D = tensor_cols(x);
+    if (!dx) return AIM_OK;
+#pragma omp parallel for num_threads(be->threads) schedule(static) if (M > 1024)
+    for (int64_t m = 0; m < M; m++) {
+        const float *in = f32(x) + m * D, *g = f32(dy) + m * D;
+        float *out = f32(dx) + m * D;
+        double squares = 0, along = 0;
+        for (int64_t i = 0; i < D; i++) {
+            squares += (double)in[i] * (double)in[i];
+            along += (double)in[i] * (double)g[i];
+        }
+        double norm = sqrt(squares), scale = 1 / (norm > 1e-12 ? norm : 1e-12);
+        double part = norm > 1e-12 ? along / squares : 0;
+        for (int64_t i = 0; i < D; i++) out[i] += (float)(scale * ((double)g[i] - part * (double)in[i]));
+    }
     return AIM_OK;
 }

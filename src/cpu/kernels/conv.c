@@ -1,7 +1,5 @@
-/* Convolution as a matrix product over gathered patches, and attention. */
+/* Convolution as a matrix product over gathered patches. */
 #include "cpu/kernels/kernels.h"
-
-#include <math.h>
 
 #include "cpu/kernels/conv.h"
 #include "cpu/kernels/gemm.h"
@@ -79,42 +77,4 @@ aim_status KERNEL(conv2d)(struct backend *be, const struct tensor *x, const stru
     if (narrow_pays(w, how)) return KERNEL(narrow_conv2d)(be, x, w, bias, how, y);
 #endif
     return KERNEL(patches_conv2d)(be, x, w, bias, how, y);
-}
-
-aim_status KERNEL(attention)(struct backend *be, const struct tensor *q, const struct tensor *k, const struct tensor *v,
-                             struct tensor *y)
-{
-    int64_t N = q->shape[0], L = q->shape[1], C = q->shape[2];
-    float scale = 1.0f / sqrtf((float)C);
-    float *weights = mem_array(be->ctx, (size_t)be->threads * (size_t)L, sizeof(float), MEM_ACTIVATIONS);
-    if (!weights) return AIM_ERR_MEMORY;
-#pragma omp parallel for num_threads(be->threads) schedule(static) collapse(2)
-    for (int64_t n = 0; n < N; n++)
-        for (int64_t i = 0; i < L; i++) {
-            float *w = weights + (int64_t)omp_get_thread_num() * L, top = -INFINITY, sum = 0;
-            const float *qi = f32(q) + (n * L + i) * C;
-            for (int64_t j = 0; j < L; j++) {
-                const float *kj = f32(k) + (n * L + j) * C;
-                vf product = {0};
-                float rest = 0;
-                int64_t c = 0;
-                for (; c + VLEN <= C; c += VLEN) product += vload(qi + c) * vload(kj + c);
-                for (; c < C; c++) rest += qi[c] * kj[c];
-                w[j] = scale * (vsum(product) + rest);
-                top = w[j] > top ? w[j] : top;
-            }
-            for (int64_t j = 0; j < L; j++) {
-                w[j] = expf(w[j] - top);
-                sum += w[j];
-            }
-            float *out = f32(y) + (n * L + i) * C;
-            memset(out, 0, (size_t)C * sizeof(float));
-            for (int64_t j = 0; j < L; j++) {
-                float share = w[j] / sum;
-                const float *vj = f32(v) + (n * L + j) * C;
-                for (int64_t c = 0; c < C; c++) out[c] += share * vj[c];
-            }
-        }
-    mem_free(weights);
-    return AIM_OK;
 }
