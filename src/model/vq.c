@@ -85,20 +85,25 @@ struct tensor *vq_latent(struct exec *ex, const struct vq *vq, const struct tens
     return z;
 }
 
+/* The codebook with rows of unit length; the caller's. */
+static struct tensor *unit_codebook(struct exec *ex, const struct vq *vq)
+{
+    return vq->trainable ? op_normalize_rows(ex, vq->codebook) : tensor_keep(vq->codebook);
+}
+
 struct tensor *vq_quantise(struct exec *ex, const struct vq *vq, const struct tensor *latent)
 {
-    struct tensor *unit = op_normalize_rows(ex, latent);
-    struct tensor *ids = op_nearest_code(ex, unit, vq->codebook);
+    struct tensor *unit = op_normalize_rows(ex, latent), *codes = unit_codebook(ex, vq);
+    struct tensor *ids = op_nearest_code(ex, unit, codes);
     tensor_drop(unit);
+    tensor_drop(codes);
     return ids;
 }
 
-struct tensor *vq_decode(struct exec *ex, const struct vq *vq, const struct tensor *ids, int64_t N, int64_t rows,
-                         int64_t columns)
+/* codes (N,rows,columns,D) -> pixels; takes codes */
+static struct tensor *decode_codes(struct exec *ex, const struct vq *vq, struct tensor *z)
 {
     const struct vq_stack *s = &vq->decoder;
-    struct tensor *z = op_embedding(ex, vq->codebook, OP_NONE, ids, OP_NONE);
-    z = tensor_reshape(ex, z, SHAPE(N, rows, columns, vq->config.codebook_dim));
     struct tensor *h = op_linear(ex, z, vq->post_quant.w, vq->post_quant.b);
     tensor_drop(z);
     struct tensor *x = op_conv2d(ex, h, s->conv_in.w, s->conv_in.b, same3x3);
@@ -110,6 +115,32 @@ struct tensor *vq_decode(struct exec *ex, const struct vq *vq, const struct tens
     struct tensor *pixels = op_nhwc_to_nchw(ex, image);
     tensor_drop(image);
     return pixels;
+}
+
+struct tensor *vq_decode(struct exec *ex, const struct vq *vq, const struct tensor *ids, int64_t N, int64_t rows,
+                         int64_t columns)
+{
+    struct tensor *codes = unit_codebook(ex, vq), *z = op_embedding(ex, codes, OP_NONE, ids, OP_NONE);
+    tensor_drop(codes);
+    return decode_codes(ex, vq, tensor_reshape(ex, z, SHAPE(N, rows, columns, vq->config.codebook_dim)));
+}
+
+struct tensor *vq_train_forward(struct exec *ex, const struct vq *vq, const struct tensor *pixels, struct vq_training *training)
+{
+    struct tensor *latent = vq_latent(ex, vq, pixels), *unit = op_normalize_rows(ex, latent);
+    struct tensor *codes = unit_codebook(ex, vq), *ids = op_nearest_code(ex, unit, codes);
+    struct tensor *chosen = op_embedding(ex, codes, OP_NONE, ids, OP_NONE);
+    *training = (struct vq_training){
+        .ids = ids, .vq = op_mean_square(ex, chosen, unit, 1.0f), .commit = op_mean_square(ex, unit, chosen, 0.25f)};
+    struct tensor *image = decode_codes(ex, vq, op_straight_through(ex, unit, chosen));
+    struct tensor *done[] = {latent, unit, codes, chosen};
+    for (size_t i = 0; i < sizeof done / sizeof done[0]; i++) tensor_drop(done[i]);
+    if (image) return image;
+    tensor_drop(training->ids);
+    tensor_drop(training->vq);
+    tensor_drop(training->commit);
+    *training = (struct vq_training){0};
+    return NULL;
 }
 
 int64_t vq_activation_bytes(const struct vq_config *c, int64_t rows, int64_t columns)

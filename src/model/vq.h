@@ -48,9 +48,10 @@ struct vq {
     struct vq_config config;
     struct vq_stack encoder, decoder;
     struct vq_conv quant, post_quant; /* 1x1 */
-    struct tensor *codebook;          /* (V,D), rows of unit length */
+    struct tensor *codebook;          /* (V,D), rows of unit length unless trainable */
+    bool trainable;
     size_t tensor_count;
-    struct tensor **tensors; /* all of them, for freeing */
+    struct tensor **tensors; /* all of them, in the order of the parameter table (its buffer left out) */
 };
 
 /* The rows of the parameter table (344 for VQ-f16), in the official order. */
@@ -58,6 +59,9 @@ aim_status vq_describe(const struct vq_config *config, struct params *table);
 
 /* From a filled table to a network ready to run. *vq is freed with vq_free, also after a failure. */
 aim_status vq_build(const struct vq_config *config, const struct params *table, struct vq **vq);
+/* The same with tensors of its own whose gradients the tape computes. The codebook is kept as it is in the file, and its
+ * rows are brought to unit length wherever they are used. */
+aim_status vq_build_trainable(const struct vq_config *config, const struct params *table, struct vq **vq);
 void vq_free(struct vq *vq);
 
 /* pixels (N,3,H,W) -> latent before quantisation (N, H/f, W/f, D). H and W must be multiples of f = vq_downsample. */
@@ -69,6 +73,17 @@ struct tensor *vq_quantise(struct exec *ex, const struct vq *vq, const struct te
 /* ids (N*rows*columns) -> pixels (N, 3, rows*f, columns*f) */
 struct tensor *vq_decode(struct exec *ex, const struct vq *vq, const struct tensor *ids, int64_t N, int64_t rows,
                          int64_t columns);
+
+/* What training wants of a batch, each tensor the caller's: the codes that were chosen, and the losses (one value each)
+ * vq = mean (ê - sg ẑ)² and commit = 0.25 mean (ẑ - sg ê)². */
+struct vq_training {
+    struct tensor *ids, *vq, *commit;
+};
+
+/* pixels (N,3,H,W) -> their reconstruction (N,3,H,W), through the nearest codes, past which the gradient goes straight.
+ * Recorded when ex has a tape. On failure NULL, and NULL tensors in *training. */
+struct tensor *vq_train_forward(struct exec *ex, const struct vq *vq, const struct tensor *pixels,
+                                struct vq_training *training);
 
 /* Bytes of activations at the peak of encoding or decoding one picture of rows x columns codes. */
 int64_t vq_activation_bytes(const struct vq_config *config, int64_t rows, int64_t columns);

@@ -209,9 +209,11 @@ static aim_status visit_build(struct walk *w, struct tensor **slot, enum param_i
     (void)ndim;
     (void)shape;
     aim_context *ctx = w->vq->ctx;
-    struct tensor *t = params_f32(w->values, params_find(w->values, "%s", name));
+    const struct param *row = params_find(w->values, "%s", name);
+    bool trainable = w->vq->trainable;
+    struct tensor *t = trainable ? params_trainable(w->values, row) : params_f32(w->values, row);
     aim_status status = t ? AIM_OK : ctx->status;
-    if (t && init == INIT_CODEBOOK) { /* the codebook is used with rows of unit length only */
+    if (t && init == INIT_CODEBOOK && !trainable) { /* the codebook is used with rows of unit length only */
         struct tensor *raw = t;
         t = tensor_new_weight(ctx, T_F32, 2, raw->shape);
         status = t ? ctx->backend->op.normalize_rows(ctx->backend, raw, t) : ctx->status;
@@ -222,14 +224,25 @@ static aim_status visit_build(struct walk *w, struct tensor **slot, enum param_i
     return status;
 }
 
-aim_status vq_build(const struct vq_config *config, const struct params *table, struct vq **out)
+static aim_status build(const struct vq_config *config, const struct params *table, bool trainable, struct vq **out)
 {
     TRY(allocate(table->ctx, config, out));
     struct vq *vq = *out;
+    vq->trainable = trainable;
     vq->tensors = mem_zero(table->ctx, table->count, sizeof(struct tensor *), MEM_MISC);
     if (!vq->tensors) return AIM_ERR_MEMORY;
     struct walk w = {.config = config, .visit = visit_build, .values = table, .vq = vq};
     return walk_all(&w, vq);
+}
+
+aim_status vq_build(const struct vq_config *config, const struct params *table, struct vq **vq)
+{
+    return build(config, table, false, vq);
+}
+
+aim_status vq_build_trainable(const struct vq_config *config, const struct params *table, struct vq **vq)
+{
+    return build(config, table, true, vq);
 }
 
 void vq_free(struct vq *vq)

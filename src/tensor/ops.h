@@ -41,6 +41,10 @@ struct tensor *op_normalize_rows(struct exec *ex, const struct tensor *x);
 struct tensor *op_nearest_code(struct exec *ex, const struct tensor *z, const struct tensor *e);
 struct tensor *op_nchw_to_nhwc(struct exec *ex, const struct tensor *x);
 struct tensor *op_nhwc_to_nchw(struct exec *ex, const struct tensor *x);
+/* The value of code; the gradient goes to z, of the same size, unchanged. */
+struct tensor *op_straight_through(struct exec *ex, const struct tensor *z, const struct tensor *code);
+/* One value, weight · mean (a - target)²; the target gets no gradient. */
+struct tensor *op_mean_square(struct exec *ex, const struct tensor *a, const struct tensor *target, float weight);
 
 /* The published models' constants (spec B3, C8, D1). */
 #define AIM_RMS_EPS        1e-5f
