@@ -96,18 +96,25 @@ static aim_status one_picture(struct backend *be, int64_t L, int64_t C, const fl
     return AIM_OK;
 }
 
+/* The gradients are computed apart, so that nothing has been added anywhere when memory runs out. */
 aim_status KERNEL(attention_backward)(struct backend *be, const struct tensor *q, const struct tensor *k,
                                       const struct tensor *v, const struct tensor *dy, struct tensor *dq, struct tensor *dk,
                                       struct tensor *dv)
 {
-    int64_t L = q->shape[1], C = q->shape[2];
+    int64_t L = q->shape[1], C = q->shape[2], n = tensor_count(q);
+    struct tensor *const wanted[] = {dq, dk, dv};
     float *P = mem_array(be->ctx, (size_t)(2 * L * L), sizeof(float), MEM_ACTIVATIONS);
-    aim_status status = P ? AIM_OK : AIM_ERR_MEMORY;
-    for (int64_t n = 0; n < q->shape[0] && status == AIM_OK; n++) {
-        int64_t at = n * L * C;
+    float *apart = mem_zero(be->ctx, (size_t)(3 * n), sizeof(float), MEM_ACTIVATIONS);
+    aim_status status = P && apart ? AIM_OK : AIM_ERR_MEMORY;
+    for (int64_t at = 0; at < n && status == AIM_OK; at += L * C)
         status = one_picture(be, L, C, f32(q) + at, f32(k) + at, f32(v) + at, f32(dy) + at, P, P + L * L,
-                             dq ? f32(dq) + at : NULL, dk ? f32(dk) + at : NULL, dv ? f32(dv) + at : NULL);
+                             dq ? apart + at : NULL, dk ? apart + n + at : NULL, dv ? apart + 2 * n + at : NULL);
+    for (int i = 0; i < 3 && status == AIM_OK; i++) {
+        struct tensor part = *q;
+        part.data = apart + i * n;
+        if (wanted[i]) status = be->op.accumulate(be, &part, wanted[i]);
     }
     mem_free(P);
+    mem_free(apart);
     return status;
 }

@@ -44,22 +44,18 @@ static aim_status dx_turned(struct backend *be, const struct tensor *w, const st
     int64_t O = w->shape[0], I = w->shape[1], k = w->shape[2], area = k * k, pad = k - 1;
     float *turned = mem_array(be->ctx, (size_t)tensor_count(w), sizeof(float), MEM_ACTIVATIONS);
     float *zeros = mem_zero(be->ctx, (size_t)I, sizeof(float), MEM_ACTIVATIONS);
-    float *product = mem_array(be->ctx, (size_t)tensor_count(dx), sizeof(float), MEM_ACTIVATIONS);
-    aim_status status = turned && zeros && product ? AIM_OK : AIM_ERR_MEMORY;
+    aim_status status = turned && zeros ? AIM_OK : AIM_ERR_MEMORY;
     if (status == AIM_OK) {
 #pragma omp parallel for num_threads(be->threads) schedule(static)
         for (int64_t i = 0; i < I; i++)
             for (int64_t o = 0; o < O; o++)
                 for (int64_t a = 0; a < area; a++) turned[(i * O + o) * area + a] = f32(w)[(o * I + i) * area + area - 1 - a];
         struct tensor filters = tensor_view(T_F32, turned, I, O, k, k), bias = tensor_view(T_F32, zeros, I, 0, 0, 0);
-        struct tensor y = tensor_view(T_F32, product, dx->shape[0], dx->shape[1], dx->shape[2], I);
         struct conv2d back = {.stride = 1, .pad_before = (int)pad - how->pad_before, .pad_after = (int)pad - how->pad_after};
-        status = be->op.conv2d(be, dy, &filters, &bias, &back, &y);
-        if (status == AIM_OK) status = be->op.accumulate(be, &y, dx);
+        status = be->op.conv2d(be, dy, &filters, &bias, &back, dx);
     }
     mem_free(turned);
     mem_free(zeros);
-    mem_free(product);
     return status;
 }
 
@@ -150,7 +146,7 @@ static void dx_residue(struct backend *be, const struct tensor *w, const struct 
                 memset(acc, 0, (size_t)rows * sizeof acc[0]);
                 gemm_panel(false, rows, K, patch, K, packed + p * PANEL * K, acc);
                 for (int64_t r = 0; r < rows; r++)
-                    for (int64_t j = 0; j < live; j++) to[r][p * PANEL + j] += acc[r][j];
+                    for (int64_t j = 0; j < live; j++) to[r][p * PANEL + j] = acc[r][j];
             }
         }
     }
@@ -295,10 +291,20 @@ static aim_status weights_backward(struct backend *be, const struct tensor *x, c
 
 /* ------------------------------------------------------------------------------------------------------ */
 
+/* dx is computed apart, so that nothing has been added anywhere when memory runs out. */
 aim_status KERNEL(conv2d_backward)(struct backend *be, const struct tensor *x, const struct tensor *w, const struct conv2d *how,
                                    const struct tensor *dy, struct tensor *dx, struct tensor *dw, struct tensor *dbias)
 {
-    if (dw || dbias) TRY(weights_backward(be, x, how, dy, w->shape[2], dw, dbias));
-    if (!dx) return AIM_OK;
-    return turns_round(how, w->shape[2]) ? dx_turned(be, w, how, dy, dx) : dx_by_residues(be, w, how, dy, dx);
+    struct tensor apart = *x;
+    aim_status status = AIM_OK;
+    apart.data = NULL;
+    if (dx) {
+        apart.data = mem_zero(be->ctx, (size_t)tensor_count(x), sizeof(float), MEM_ACTIVATIONS);
+        if (!apart.data) return AIM_ERR_MEMORY;
+        status = turns_round(how, w->shape[2]) ? dx_turned(be, w, how, dy, &apart) : dx_by_residues(be, w, how, dy, &apart);
+    }
+    if (status == AIM_OK && (dw || dbias)) status = weights_backward(be, x, how, dy, w->shape[2], dw, dbias);
+    if (status == AIM_OK && dx) status = be->op.accumulate(be, &apart, dx);
+    mem_free(apart.data);
+    return status;
 }
