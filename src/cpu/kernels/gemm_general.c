@@ -9,12 +9,22 @@ static void pack_lines(const struct gemm_matrix *B, int64_t n0, int64_t live, fl
             panel[k * PANEL + j] = j < live ? B->data[k * B->row_stride + (n0 + j) * B->col_stride] : 0.0f;
 }
 
-aim_status KERNEL(gemm_add)(struct backend *be, struct gemm_matrix A, struct gemm_matrix B, float *C, int64_t ldc)
+/* One panel of B and one block of rows of A. */
+static size_t floats_per_thread(int64_t K)
+{
+    return (size_t)(K * PANEL + GEMM_ROW_BLOCK * K);
+}
+
+float *KERNEL(gemm_scratch)(struct backend *be, int64_t K)
+{
+    return mem_array(be->ctx, (size_t)be->threads * floats_per_thread(K), sizeof(float), MEM_ACTIVATIONS);
+}
+
+void KERNEL(gemm_add_using)(struct backend *be, float *scratch, struct gemm_matrix A, struct gemm_matrix B, float *C,
+                            int64_t ldc)
 {
     int64_t M = A.rows, K = A.cols, N = B.cols, panels = (N + PANEL - 1) / PANEL;
-    size_t per_thread = (size_t)(K * PANEL + GEMM_ROW_BLOCK * K);
-    float *scratch = mem_array(be->ctx, (size_t)be->threads * per_thread, sizeof(float), MEM_ACTIVATIONS);
-    if (!scratch) return AIM_ERR_MEMORY;
+    size_t per_thread = floats_per_thread(K);
 #pragma omp parallel num_threads(be->threads)
     {
         float *panel = scratch + (size_t)omp_get_thread_num() * per_thread, *rows = panel + K * PANEL;
@@ -39,6 +49,13 @@ aim_status KERNEL(gemm_add)(struct backend *be, struct gemm_matrix A, struct gem
             }
         }
     }
+}
+
+aim_status KERNEL(gemm_add)(struct backend *be, struct gemm_matrix A, struct gemm_matrix B, float *C, int64_t ldc)
+{
+    float *scratch = KERNEL(gemm_scratch)(be, A.cols);
+    if (!scratch) return AIM_ERR_MEMORY;
+    KERNEL(gemm_add_using)(be, scratch, A, B, C, ldc);
     mem_free(scratch);
     return AIM_OK;
 }

@@ -14,4 +14,10 @@ struct gemm_matrix {
 /* C (A.rows, B.cols; leading dimension ldc) += A B; A.cols = B.rows. The order of sums does not depend on threads. */
 aim_status KERNEL(gemm_add)(struct backend *be, struct gemm_matrix A, struct gemm_matrix B, float *C, int64_t ldc);
 
+/* The same in two steps, for who adds several products and must not fail between them: scratch for products of up to K
+ * terms (NULL: memory is out; mem_free it), and the product. */
+float *KERNEL(gemm_scratch)(struct backend *be, int64_t K);
+void KERNEL(gemm_add_using)(struct backend *be, float *scratch, struct gemm_matrix A, struct gemm_matrix B, float *C,
+                            int64_t ldc);
+
 #endif

@@ -76,14 +76,17 @@ aim_status KERNEL(linear_backward)(struct backend *be, const struct tensor *x, c
                                    struct tensor *dx, struct tensor *dw, struct tensor *dbias)
 {
     int64_t M = tensor_rows(x), K = tensor_cols(x), N = w->shape[0];
+    float *scratch = KERNEL(gemm_scratch)(be, M > N ? M : N); /* before anything is added: a failure must leave no trace */
+    if (!scratch) return AIM_ERR_MEMORY;
     if (dx) {
         struct gemm_matrix A = {f32(dy), M, N, N, 1}, B = {f32(w), N, K, K, 1};
-        TRY(KERNEL(gemm_add)(be, A, B, f32(dx), K));
+        KERNEL(gemm_add_using)(be, scratch, A, B, f32(dx), K);
     }
     if (dw) {
         struct gemm_matrix A = {f32(dy), N, M, 1, N}, B = {f32(x), M, K, K, 1};
-        TRY(KERNEL(gemm_add)(be, A, B, f32(dw), K));
+        KERNEL(gemm_add_using)(be, scratch, A, B, f32(dw), K);
     }
+    mem_free(scratch);
     for (int64_t n = 0; dbias && n < N; n++) {
         double sum = 0;
         for (int64_t m = 0; m < M; m++) sum += (double)f32(dy)[m * N + n];
