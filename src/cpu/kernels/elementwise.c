@@ -158,11 +158,12 @@ aim_status KERNEL(nhwc_to_nchw)(struct backend *be, const struct tensor *x, stru
     return transpose(be, f32(x), x->shape[0], x->shape[1] * x->shape[2], x->shape[3], f32(y));
 }
 
-/* max of n values, and Σ exp(x - max) */
-static double log_sum_exp(const float *x, int64_t n)
+/* Σ exp(x - max) over n values, and the maximum */
+static double exp_sum(const float *x, int64_t n, float *max)
 {
     float top = -INFINITY;
     for (int64_t i = 0; i < n; i++) top = x[i] > top ? x[i] : top;
+    *max = top;
     double sum = 0;
     enum { SPAN = 256 }; /* short float sums, added up in double */
     for (int64_t i = 0; i < n; i += SPAN) {
@@ -172,7 +173,7 @@ static double log_sum_exp(const float *x, int64_t n)
         sum += (double)vsum(part);
         for (; j < end; j++) sum += exp((double)(x[j] - top));
     }
-    return (double)top + log(sum);
+    return sum;
 }
 
 aim_status KERNEL(cross_entropy)(struct backend *be, const struct tensor *logits, const struct tensor *target,
@@ -182,7 +183,9 @@ aim_status KERNEL(cross_entropy)(struct backend *be, const struct tensor *logits
 #pragma omp parallel for num_threads(be->threads) schedule(static) if (M > 4)
     for (int64_t m = 0; m < M; m++) {
         const float *row = f32(logits) + m * V;
-        f32(loss)[m] = (float)(log_sum_exp(row, V) - (double)row[i32(target)[m]]);
+        float top;
+        double sum = exp_sum(row, V, &top);
+        f32(loss)[m] = (float)((double)top + log(sum) - (double)row[i32(target)[m]]);
     }
     return AIM_OK;
 }
@@ -195,11 +198,11 @@ aim_status KERNEL(cross_entropy_backward)(struct backend *be, const struct tenso
 #pragma omp parallel for num_threads(be->threads) schedule(static) if (M > 4)
     for (int64_t m = 0; m < M; m++) {
         const float *row = f32(logits) + m * V;
-        float scale = f32(dloss)[m], total = (float)log_sum_exp(row, V);
-        float *out = f32(dlogits) + m * V;
+        float scale = f32(dloss)[m], *out = f32(dlogits) + m * V, top;
+        float share = (float)((double)scale / exp_sum(row, V, &top)); /* log Σ exp in float would not be exact enough */
         for (int64_t v = 0; v < V; v += VLEN) {
             int64_t part = V - v < VLEN ? V - v : VLEN;
-            vf p = scale * vexp(vload_part(row + v, part) - total);
+            vf p = share * vexp(vload_part(row + v, part) - top);
             vstore_part(out + v, vload_part(out + v, part) + p, part);
         }
         out[i32(target)[m]] -= scale;
