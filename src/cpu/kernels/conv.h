@@ -27,7 +27,14 @@ static inline bool winograd_pays(const struct tensor *w, const struct conv2d *ho
            w->shape[0] >= WINOGRAD_MIN_CHANNELS && w->shape[1] >= WINOGRAD_MIN_CHANNELS;
 }
 
-/* The same for narrow_conv2d. */
+/* Whether dw under dy is one for winograd_weights: there the pictures of a batch count together. */
+static inline bool winograd_weights_pays(const struct tensor *w, const struct conv2d *how, const struct tensor *dy)
+{
+    return conv_is_same3x3(w, how) && tensor_rows(dy) >= WINOGRAD_MIN_PIXELS && w->shape[0] >= WINOGRAD_MIN_CHANNELS &&
+           w->shape[1] >= WINOGRAD_MIN_CHANNELS;
+}
+
+/* The same as winograd_pays for narrow_conv2d. */
 static inline bool narrow_pays(const struct tensor *w, const struct conv2d *how)
 {
     return conv_is_same3x3(w, how) && !how->upsample && 9 * w->shape[0] <= PANEL && w->shape[1] >= NARROW_MIN_INPUTS;
@@ -40,6 +47,9 @@ static inline bool narrow_pays(const struct tensor *w, const struct conv2d *how)
 aim_status KERNEL(patches_conv2d) CONV2D_PARAMETERS;
 aim_status KERNEL(winograd_conv2d) CONV2D_PARAMETERS;
 aim_status KERNEL(narrow_conv2d) CONV2D_PARAMETERS;
+/* Writes the gradient of w of a 3x3 convolution of stride and padding 1. */
+aim_status KERNEL(winograd_weights)(struct backend *be, const struct tensor *x, const struct conv2d *how,
+                                    const struct tensor *dy, struct tensor *dw);
 #endif
 
 #endif

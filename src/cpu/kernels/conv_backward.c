@@ -4,7 +4,8 @@
  * dx of a convolution with stride 1 is a convolution itself, of dy with the filters turned round, and goes the same ways
  * (Winograd among them). With a stride or an enlargement dx is a product for each residue of the stride (see fill_axis).
  * dw is the product of dy with the forward's patches, over all output pixels; these are cut into a number of parts that
- * follows from the shapes alone and the parts' sums are added up in order, so that threads change nothing.
+ * follows from the shapes alone and the parts' sums are added up in order, so that threads change nothing. For 3x3
+ * filters over many pixels Winograd's transforms do better (winograd_weights.c).
  */
 #include "cpu/kernels/conv.h"
 
@@ -291,20 +292,39 @@ static aim_status weights_backward(struct backend *be, const struct tensor *x, c
 
 /* ------------------------------------------------------------------------------------------------------ */
 
-/* dx is computed apart, so that nothing has been added anywhere when memory runs out. */
+/* dx, at a place of its own */
+static aim_status input_backward(struct backend *be, const struct tensor *w, const struct conv2d *how, const struct tensor *dy,
+                                 struct tensor *dx)
+{
+    return turns_round(how, w->shape[2]) ? dx_turned(be, w, how, dy, dx) : dx_by_residues(be, w, how, dy, dx);
+}
+
+static aim_status reserve(struct backend *be, const struct tensor *like, struct tensor *apart)
+{
+    *apart = tensor_view(T_F32, mem_zero(be->ctx, (size_t)tensor_count(like), sizeof(float), MEM_ACTIVATIONS), like->shape[0],
+                         like->shape[1], like->shape[2], like->shape[3]);
+    return apart->data ? AIM_OK : AIM_ERR_MEMORY;
+}
+
+/* What takes several steps is computed apart, so that nothing has been added anywhere when memory runs out. */
 aim_status KERNEL(conv2d_backward)(struct backend *be, const struct tensor *x, const struct tensor *w, const struct conv2d *how,
                                    const struct tensor *dy, struct tensor *dx, struct tensor *dw, struct tensor *dbias)
 {
-    struct tensor apart = *x;
+    struct tensor dx_apart = {0}, dw_apart = {0};
     aim_status status = AIM_OK;
-    apart.data = NULL;
-    if (dx) {
-        apart.data = mem_zero(be->ctx, (size_t)tensor_count(x), sizeof(float), MEM_ACTIVATIONS);
-        if (!apart.data) return AIM_ERR_MEMORY;
-        status = turns_round(how, w->shape[2]) ? dx_turned(be, w, how, dy, &apart) : dx_by_residues(be, w, how, dy, &apart);
+    if (dx) status = reserve(be, x, &dx_apart);
+    if (status == AIM_OK && dx) status = input_backward(be, w, how, dy, &dx_apart);
+#if VLEN >= 8
+    if (dw && winograd_weights_pays(w, how, dy)) {
+        if (status == AIM_OK) status = reserve(be, w, &dw_apart);
+        if (status == AIM_OK) status = KERNEL(winograd_weights)(be, x, how, dy, &dw_apart);
     }
-    if (status == AIM_OK && (dw || dbias)) status = weights_backward(be, x, how, dy, w->shape[2], dw, dbias);
-    if (status == AIM_OK && dx) status = be->op.accumulate(be, &apart, dx);
-    mem_free(apart.data);
+#endif
+    struct tensor *direct = dw_apart.data ? NULL : dw;
+    if (status == AIM_OK && (direct || dbias)) status = weights_backward(be, x, how, dy, w->shape[2], direct, dbias);
+    if (status == AIM_OK && dx) status = be->op.accumulate(be, &dx_apart, dx);
+    if (status == AIM_OK && dw_apart.data) status = be->op.accumulate(be, &dw_apart, dw);
+    mem_free(dx_apart.data);
+    mem_free(dw_apart.data);
     return status;
 }

@@ -164,14 +164,15 @@ aim_status KERNEL(group_norm_silu)(struct backend *be, const struct tensor *x, c
  * The statistics are computed again instead of kept.
  */
 
-static inline vf vget(const float *p, int64_t live)
+/* `live` is VLEN, a constant, or for a row's end less. */
+static inline __attribute__((always_inline)) vf vget(const float *p, int64_t live)
 {
     return live == VLEN ? vload(p) : vload_part(p, live);
 }
 
 /* g and x̂ of up to VLEN channels of a pixel; `rows` begin at the first of them. */
-static inline void gradient_in(const float *rows, int64_t C, const float *x, const float *dy, int64_t live, bool silu, vf *g,
-                               vf *unit)
+static inline __attribute__((always_inline)) void gradient_in(const float *rows, int64_t C, const float *x, const float *dy,
+                                                              int64_t live, bool silu, vf *g, vf *unit)
 {
     vf in = vget(x, live);
     *g = vget(dy, live);
@@ -179,26 +180,31 @@ static inline void gradient_in(const float *rows, int64_t C, const float *x, con
     if (silu) *g *= vsilu_slope(in * vget(rows + GN_SCALE * C, live) + vget(rows + GN_SHIFT * C, live));
 }
 
+/* Adds Σ g and Σ g x̂ of up to VLEN channels over `pixels` of them. */
+static inline __attribute__((always_inline)) void sum_channels(const float *rows, const float *x, const float *dy,
+                                                               int64_t pixels, int64_t C, int64_t live, bool silu, double *sums)
+{
+    vf sum = {0}, product = {0}, g, unit;
+    for (int64_t p = 0; p < pixels; p++) {
+        gradient_in(rows, C, x + p * C, dy + p * C, live, silu, &g, &unit);
+        sum += g;
+        product += g * unit;
+    }
+    for (int64_t i = 0; i < live; i++) {
+        sums[i] += (double)sum[i];
+        sums[C + i] += (double)product[i];
+    }
+}
+
 /* Per channel Σ g and Σ g x̂ over `pixels` rows: short float sums, added up in double. */
 static void gradient_sums(const float *rows, const float *x, const float *dy, int64_t pixels, int64_t C, bool silu,
                           double *sums)
 {
     memset(sums, 0, (size_t)(2 * C) * sizeof(double));
-    for (int64_t p = 0; p < pixels; p += GN_SPAN) {
-        int64_t end = pixels - p < GN_SPAN ? pixels : p + GN_SPAN;
-        for (int64_t c = 0; c < C; c += VLEN) {
-            int64_t live = C - c < VLEN ? C - c : VLEN;
-            vf sum = {0}, product = {0}, g, unit;
-            for (int64_t q = p; q < end; q++) {
-                gradient_in(rows + c, C, x + q * C + c, dy + q * C + c, live, silu, &g, &unit);
-                sum += g;
-                product += g * unit;
-            }
-            for (int64_t i = 0; i < live; i++) {
-                sums[c + i] += (double)sum[i];
-                sums[C + c + i] += (double)product[i];
-            }
-        }
+    for (int64_t p = 0; p < pixels; p += GN_SPAN, x += GN_SPAN * C, dy += GN_SPAN * C) {
+        int64_t span = pixels - p < GN_SPAN ? pixels - p : GN_SPAN, c = 0;
+        for (; c + VLEN <= C; c += VLEN) sum_channels(rows + c, x + c, dy + c, span, C, VLEN, silu, sums + c);
+        if (c < C) sum_channels(rows + c, x + c, dy + c, span, C, C - c, silu, sums + c);
     }
 }
 
@@ -221,21 +227,28 @@ static void group_means(double *sums, int64_t chunks, int64_t pixels, int64_t C,
     }
 }
 
+static inline __attribute__((always_inline)) void channels_out(const float *rows, const float *means, const float *w,
+                                                               const float *x, const float *dy, int64_t C, int64_t live,
+                                                               bool silu, float *dx)
+{
+    vf g, unit;
+    gradient_in(rows, C, x, dy, live, silu, &g, &unit);
+    vf in = g * vget(w, live) - vget(means, live) - unit * vget(means + C, live);
+    vf out = vget(dx, live) + in * vget(rows + GN_RSTD * C, live);
+    if (live == VLEN)
+        vstore(dx, out);
+    else
+        vstore_part(dx, out, live);
+}
+
 static void gradient_out(const float *rows, const float *means, const float *w, const float *x, const float *dy, int64_t pixels,
                          int64_t C, bool silu, float *dx)
 {
-    for (int64_t p = 0; p < pixels; p++, x += C, dy += C, dx += C)
-        for (int64_t c = 0; c < C; c += VLEN) {
-            int64_t live = C - c < VLEN ? C - c : VLEN;
-            vf g, unit;
-            gradient_in(rows + c, C, x + c, dy + c, live, silu, &g, &unit);
-            vf in = g * vget(w + c, live) - vget(means + c, live) - unit * vget(means + C + c, live);
-            vf out = vget(dx + c, live) + in * vget(rows + GN_RSTD * C + c, live);
-            if (live == VLEN)
-                vstore(dx + c, out);
-            else
-                vstore_part(dx + c, out, live);
-        }
+    for (int64_t p = 0; p < pixels; p++, x += C, dy += C, dx += C) {
+        int64_t c = 0;
+        for (; c + VLEN <= C; c += VLEN) channels_out(rows + c, means + c, w + c, x + c, dy + c, C, VLEN, silu, dx + c);
+        if (c < C) channels_out(rows + c, means + c, w + c, x + c, dy + c, C, C - c, silu, dx + c);
+    }
 }
 
 aim_status KERNEL(group_norm_silu_backward)(struct backend *be, const struct tensor *x, const struct tensor *w,
