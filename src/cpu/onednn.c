@@ -41,6 +41,8 @@ struct dense {
     dnnl_stream_t stream;
     dnnl_primitive_attr_t attr;                  /* our scratchpads, not the library's */
     aim_status(*plain_conv2d) CONV2D_PARAMETERS; /* the tier's own */
+    aim_status (*plain_linear_backward)(struct backend *be, const struct tensor *x, const struct tensor *w,
+                                        const struct tensor *dy, struct tensor *dx, struct tensor *dw, struct tensor *dbias);
     struct convolution kept[CONVOLUTIONS];
     int next; /* the one to go when all are taken */
 };
@@ -102,6 +104,38 @@ static aim_status onednn_linear(struct backend *be, const struct tensor *x, cons
     }
     mem_free(scratch);
     return check(be->ctx, (dnnl_status_t)failed, "product");
+}
+
+/* C (M,N) += A B in blocks, one thread each; A is taken transposed, stored (K,M), if `turned`, else (M,K); B is (K,N). */
+static aim_status product_add(struct backend *be, bool turned, int64_t M, int64_t N, int64_t K, const float *A, const float *B,
+                              float *C)
+{
+    int64_t row_blocks = (M + LINEAR_ROWS - 1) / LINEAR_ROWS, col_blocks = (N + LINEAR_COLS - 1) / LINEAR_COLS;
+    int failed = dnnl_success;
+#pragma omp parallel num_threads(be->threads)
+    {
+        omp_set_num_threads(1);
+#pragma omp for schedule(dynamic)
+        for (int64_t block = 0; block < row_blocks * col_blocks; block++) {
+            int64_t n0 = block / row_blocks * LINEAR_COLS, m0 = block % row_blocks * LINEAR_ROWS;
+            int64_t n = min64(N - n0, LINEAR_COLS), m = min64(M - m0, LINEAR_ROWS);
+            const float *a = turned ? A + m0 : A + m0 * K;
+            note(dnnl_sgemm(turned ? 'T' : 'N', 'N', m, n, K, 1.0f, a, turned ? M : K, B + n0, N, 1.0f, C + m0 * N + n0, N),
+                 &failed);
+        }
+    }
+    return check(be->ctx, (dnnl_status_t)failed, "product");
+}
+
+/* dx += dy w; dw += dyᵀ x; dbias as the tier does it */
+static aim_status onednn_linear_backward(struct backend *be, const struct tensor *x, const struct tensor *w,
+                                         const struct tensor *dy, struct tensor *dx, struct tensor *dw, struct tensor *dbias)
+{
+    const struct dense *d = be->dense;
+    int64_t M = tensor_rows(x), K = tensor_cols(x), N = w->shape[0];
+    if (dx) TRY(product_add(be, false, M, K, N, f32(dy), f32(w), f32(dx)));
+    if (dw) TRY(product_add(be, true, N, K, M, f32(dy), f32(x), f32(dw)));
+    return dbias ? d->plain_linear_backward(be, x, w, dy, NULL, NULL, dbias) : AIM_OK;
 }
 
 /* ------------------------------------------------------------------------------------------- attention */
@@ -379,7 +413,9 @@ aim_status onednn_attach(struct backend *be, char *name, size_t size)
     TRY(check(be->ctx, dnnl_primitive_attr_create(&d->attr), "attributes"));
     TRY(check(be->ctx, dnnl_primitive_attr_set_scratchpad_mode(d->attr, dnnl_scratchpad_mode_user), "attributes"));
     d->plain_conv2d = be->op.conv2d;
+    d->plain_linear_backward = be->op.linear_backward;
     be->op.linear = onednn_linear;
+    be->op.linear_backward = onednn_linear_backward;
     be->op.attention = onednn_attention;
     be->op.conv2d = onednn_conv2d;
     const dnnl_version_t *version = dnnl_version();
