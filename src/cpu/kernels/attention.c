@@ -74,14 +74,20 @@ static struct gemm_matrix turned(const float *data, int64_t rows, int64_t cols)
  *
  * P (L,L) is computed again instead of kept.
  */
-static aim_status one_picture(struct backend *be, int64_t L, int64_t C, const float *q, const float *k, const float *v,
-                              const float *dy, float *P, float *dP, float *dq, float *dk, float *dv)
+struct picture {
+    int64_t L, C;
+    const float *q, *k, *v, *dy;
+    float *dq, *dk, *dv;
+};
+
+static void picture_backward(struct backend *be, const struct picture *a, float *P, float *dP, float *scratch)
 {
+    int64_t L = a->L, C = a->C;
     const float scale = 1.0f / sqrtf((float)C);
     memset(P, 0, (size_t)(L * L) * sizeof(float));
     memset(dP, 0, (size_t)(L * L) * sizeof(float));
-    TRY(KERNEL(gemm_add)(be, as_is(q, L, C), turned(k, L, C), P, L));
-    TRY(KERNEL(gemm_add)(be, as_is(dy, L, C), turned(v, L, C), dP, L));
+    KERNEL(gemm_add_using)(be, scratch, as_is(a->q, L, C), turned(a->k, L, C), P, L);
+    KERNEL(gemm_add_using)(be, scratch, as_is(a->dy, L, C), turned(a->v, L, C), dP, L);
 #pragma omp parallel for num_threads(be->threads) schedule(static)
     for (int64_t i = 0; i < L; i++) {
         float *p = P + i * L, *dp = dP + i * L;
@@ -90,31 +96,27 @@ static aim_status one_picture(struct backend *be, int64_t L, int64_t C, const fl
         for (int64_t j = 0; j < L; j++) mean += (double)(p[j] * dp[j]);
         for (int64_t j = 0; j < L; j++) dp[j] = scale * p[j] * (dp[j] - (float)mean);
     }
-    if (dv) TRY(KERNEL(gemm_add)(be, turned(P, L, L), as_is(dy, L, C), dv, C));
-    if (dq) TRY(KERNEL(gemm_add)(be, as_is(dP, L, L), as_is(k, L, C), dq, C));
-    if (dk) TRY(KERNEL(gemm_add)(be, turned(dP, L, L), as_is(q, L, C), dk, C));
-    return AIM_OK;
+    if (a->dv) KERNEL(gemm_add_using)(be, scratch, turned(P, L, L), as_is(a->dy, L, C), a->dv, C);
+    if (a->dq) KERNEL(gemm_add_using)(be, scratch, as_is(dP, L, L), as_is(a->k, L, C), a->dq, C);
+    if (a->dk) KERNEL(gemm_add_using)(be, scratch, turned(dP, L, L), as_is(a->q, L, C), a->dk, C);
 }
 
-/* The gradients are computed apart, so that nothing has been added anywhere when memory runs out. */
 aim_status KERNEL(attention_backward)(struct backend *be, const struct tensor *q, const struct tensor *k,
                                       const struct tensor *v, const struct tensor *dy, struct tensor *dq, struct tensor *dk,
                                       struct tensor *dv)
 {
-    int64_t L = q->shape[1], C = q->shape[2], n = tensor_count(q);
-    struct tensor *const wanted[] = {dq, dk, dv};
+    int64_t L = q->shape[1], C = q->shape[2];
     float *P = mem_array(be->ctx, (size_t)(2 * L * L), sizeof(float), MEM_ACTIVATIONS);
-    float *apart = mem_zero(be->ctx, (size_t)(3 * n), sizeof(float), MEM_ACTIVATIONS);
-    aim_status status = P && apart ? AIM_OK : AIM_ERR_MEMORY;
-    for (int64_t at = 0; at < n && status == AIM_OK; at += L * C)
-        status = one_picture(be, L, C, f32(q) + at, f32(k) + at, f32(v) + at, f32(dy) + at, P, P + L * L,
-                             dq ? apart + at : NULL, dk ? apart + n + at : NULL, dv ? apart + 2 * n + at : NULL);
-    for (int i = 0; i < 3 && status == AIM_OK; i++) {
-        struct tensor part = *q;
-        part.data = apart + i * n;
-        if (wanted[i]) status = be->op.accumulate(be, &part, wanted[i]);
+    float *scratch = KERNEL(gemm_scratch)(be, L > C ? L : C);
+    aim_status status = P && scratch ? AIM_OK : AIM_ERR_MEMORY;
+    for (int64_t at = 0; at < tensor_count(q) && status == AIM_OK; at += L * C) {
+        struct picture a = {L, C, f32(q) + at, f32(k) + at, f32(v) + at, f32(dy) + at, NULL, NULL, NULL};
+        if (dq) a.dq = f32(dq) + at;
+        if (dk) a.dk = f32(dk) + at;
+        if (dv) a.dv = f32(dv) + at;
+        picture_backward(be, &a, P, P + L * L, scratch);
     }
     mem_free(P);
-    mem_free(apart);
+    mem_free(scratch);
     return status;
 }
