@@ -1,0 +1,143 @@
+/* The tape itself, on ops simple enough to know the gradients: who gets one, sums of several, what is freed when. */
+#include "support.h"
+
+#include "tensor/ops.h"
+#include "tensor/tape.h"
+
+struct bench {
+    aim_context *ctx;
+    struct exec ex;
+    struct tape tape;
+};
+
+static void open_bench(struct bench *b)
+{
+    assert_int_equal(aim_context_create(NULL, &b->ctx), AIM_OK);
+    exec_init(&b->ex, b->ctx);
+    tape_start(&b->tape, &b->ex);
+}
+
+static void close_bench(struct bench *b)
+{
+    tape_stop(&b->tape);
+    exec_clear(&b->ex);
+    assert_int_equal(b->ctx->memory.used[MEM_ACTIVATIONS], 0);
+    aim_context_free(b->ctx);
+}
+
+/* 0, 1, 2, ... in some shape */
+static struct tensor *counted(struct bench *b, int ndim, const int64_t *shape, bool needs_grad)
+{
+    struct tensor *t = tensor_new(&b->ex, T_F32, ndim, shape);
+    assert_non_null(t);
+    for (int64_t i = 0; i < tensor_count(t); i++) f32(t)[i] = (float)i;
+    t->needs_grad = needs_grad;
+    return t;
+}
+
+/* A tensor used twice gets both contributions; one that needs none gets none. */
+static void sums_of_uses(void **state)
+{
+    (void)state;
+    struct bench b;
+    open_bench(&b);
+    struct tensor *x = counted(&b, SHAPE(2, 3), true), *c = counted(&b, SHAPE(2, 3), false);
+    struct tensor *twice = op_add(&b.ex, x, x), *y = op_add(&b.ex, twice, c);
+    tensor_drop(twice);
+    assert_ok(b.ctx, tape_backward(&b.tape, y, 0.5f));
+    for (int i = 0; i < 6; i++) assert_true(f32(x->grad)[i] == 1.0f);
+    assert_null(c->grad);
+    assert_null(y->grad); /* used up */
+    assert_int_equal(b.tape.count, 0);
+    struct tensor *done[] = {x, c, y};
+    for (int i = 0; i < 3; i++) tensor_drop(done[i]);
+    close_bench(&b);
+}
+
+/* Parameters keep their gradient, and a second backward adds to it; without a tape nothing is recorded. */
+static void gradients_stay(void **state)
+{
+    (void)state;
+    struct bench b;
+    open_bench(&b);
+    struct tensor *x = counted(&b, SHAPE(4), true);
+    for (int round = 1; round <= 2; round++) {
+        struct tensor *y = op_add(&b.ex, x, x);
+        assert_ok(b.ctx, tape_backward(&b.tape, y, 1.0f));
+        assert_true(f32(x->grad)[3] == 2.0f * (float)round);
+        tensor_drop(y);
+    }
+    tensor_clear_grad(x);
+    assert_null(x->grad);
+    tape_stop(&b.tape);
+    struct tensor *y = op_add(&b.ex, x, x);
+    assert_false(y->needs_grad);
+    tensor_drop(y);
+    tensor_drop(x);
+    tape_start(&b.tape, &b.ex);
+    close_bench(&b);
+}
+
+/* mean (x - target)² of a change of layout: the gradient is 2 (x - target) / n in the layout of x. */
+static void layouts(void **state)
+{
+    (void)state;
+    enum { N = 2, C = 3, H = 4, W = 5, COUNT = N * C * H * W };
+    struct bench b;
+    open_bench(&b);
+    for (int back = 0; back < 2; back++) {
+        struct tensor *x = back ? counted(&b, SHAPE(N, H, W, C), true) : counted(&b, SHAPE(N, C, H, W), true);
+        struct tensor *y = back ? op_nhwc_to_nchw(&b.ex, x) : op_nchw_to_nhwc(&b.ex, x);
+        struct tensor *zeros = tensor_new(&b.ex, T_F32, SHAPE(COUNT));
+        memset(zeros->data, 0, COUNT * sizeof(float));
+        struct tensor *loss = op_mean_square(&b.ex, y, zeros, 3.0f);
+        assert_ok(b.ctx, tape_backward(&b.tape, loss, 1.0f));
+        for (int i = 0; i < COUNT; i++) assert_float_equal(f32(x->grad)[i], 6.0f * (float)i / COUNT, 1e-5f);
+        struct tensor *done[] = {x, y, zeros, loss};
+        for (int i = 0; i < 4; i++) tensor_drop(done[i]);
+    }
+    close_bench(&b);
+}
+
+/* The quantiser's two special ways: a target gets no gradient, and the code's goes to z instead. */
+static void stopped_gradients(void **state)
+{
+    (void)state;
+    struct bench b;
+    open_bench(&b);
+    struct tensor *z = counted(&b, SHAPE(2, 2), true), *code = counted(&b, SHAPE(2, 2), true);
+    struct tensor *target = counted(&b, SHAPE(2, 2), true);
+    f32(code)[0] = 7;
+    struct tensor *y = op_straight_through(&b.ex, z, code), *loss = op_mean_square(&b.ex, y, target, 1.0f);
+    assert_true(f32(y)[0] == 7.0f && f32(loss)[0] == 49.0f / 4);
+    assert_ok(b.ctx, tape_backward(&b.tape, loss, 1.0f));
+    assert_true(f32(z->grad)[0] == 2 * 7.0f / 4 && f32(z->grad)[1] == 0);
+    assert_null(code->grad);
+    assert_null(target->grad);
+    struct tensor *done[] = {z, code, target, y, loss};
+    for (int i = 0; i < 5; i++) tensor_drop(done[i]);
+    close_bench(&b);
+}
+
+/* Nodes that no backward has walked go with the tape. */
+static void abandoned(void **state)
+{
+    (void)state;
+    struct bench b;
+    open_bench(&b);
+    struct tensor *x = counted(&b, SHAPE(3), true), *y = op_add(&b.ex, x, x);
+    tensor_drop(op_add(&b.ex, y, x));
+    tensor_drop(y);
+    tensor_drop(x);
+    assert_int_equal(b.tape.count, 2);
+    close_bench(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sums_of_uses),      cmocka_unit_test(gradients_stay), cmocka_unit_test(layouts),
+        cmocka_unit_test(stopped_gradients), cmocka_unit_test(abandoned),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
