@@ -273,9 +273,9 @@ int64_t model_weight_bytes(const aim_model *m)
     const struct tensor_entry *words =
         m->config.has_ar ? params_find(&m->ar_table, "backbone.embeddings.word_embeddings.weight")->entry : NULL;
     bool bf16 = m->weights == AIM_WEIGHTS_BF16 || (m->weights == AIM_WEIGHTS_AUTO && words && words->dtype == FILE_BF16);
-    int64_t bytes = m->config.has_ar ? ar_weight_bytes(&m->config.ar, bf16) : 0;
-    /* Convolution weights are kept a second time in the form the kernels like; some of them grow on the way. */
-    enum { VQ_FORMS = 4 };
+    int64_t bytes = words ? ar_weight_bytes(&m->config.ar, bf16, words->dtype != FILE_F32) : 0;
+    /* Convolution weights are kept a second time in the form the kernels like, some of them larger. */
+    enum { VQ_FORMS = 2 };
     return bytes + VQ_FORMS * 4 * (m->config.has_vq ? params_parameters(&m->vq_table) : 0);
 }
 
