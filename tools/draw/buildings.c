@@ -233,6 +233,44 @@ static void river(struct canvas *c, double y, struct rgb colour)
     for (int i = 0; i < 14; i++) glow(c, (i + 0.5) / 14, y - 0.016, 0.022, 0.022, hex(0xffd690), 0.9);
 }
 
+/* A suspension bridge across the river, lamps along its cables. */
+static void bridge(struct canvas *c, double y, struct rgb colour)
+{
+    double deck = y + between(c, 0.02, 0.07), left = between(c, 0.12, 0.3), right = left + between(c, 0.45, 0.6),
+           top = deck - between(c, 0.22, 0.32);
+    double span = right - left;
+    veil(c, top - 0.06, 0, deck, 0.5, darken(colour, 0.5)); /* the city behind steps back */
+    for (int part = -1; part <= 1; part++) {                /* cables: a parabola in the middle, halves of it outside */
+        double x0 = left + part * span, sag = deck - 0.015 - top;
+        for (int i = 0; i <= 16; i++) {
+            double u = i / 8.0 - 1, x = x0 + span * i / 16;
+            path_box(c, x - 0.001, top + sag * (1 - u * u), 0.002, sag * u * u + 0.015);
+        }
+        paint(c, brighten(colour, 0.3), 0.7);
+        for (int i = 0; i <= 16; i++) {
+            double u = i / 8.0 - 1;
+            cairo_line_to(c->cr, x0 + span * i / 16, top + sag * (1 - u * u));
+        }
+        stroke(c, 0.006, brighten(colour, 0.45), 1);
+        for (int i = 0; i <= 16; i += 2) {
+            double u = i / 8.0 - 1;
+            glow(c, x0 + span * i / 16, top + sag * (1 - u * u), 0.02, 0.02, hex(0xfff0c0), 1);
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        double x = i ? right : left;
+        POLYGON(c, {x - 0.02, 1}, {x - 0.012, top - 0.02}, {x + 0.012, top - 0.02}, {x + 0.02, 1});
+        paint_round(c, x - 0.02, x + 0.02, brighten(colour, 0.15));
+        glow(c, x, top - 0.025, 0.025, 0.025, hex(0xff6a5a), 1);
+    }
+    path_box(c, 0, deck, 1, 0.018);
+    paint_down(c, deck, brighten(colour, 0.25), deck + 0.018, colour);
+    for (int i = 0; i < 12; i++) {
+        double x = between(c, 0, 1);
+        glow(c, x, deck - 0.004, 0.02, 0.012, i % 2 ? hex(0xfff0c0) : hex(0xff6a50), 0.9);
+    }
+}
+
 /* Cars leave strings of light on the avenue. */
 static void avenue(struct canvas *c, double y, struct rgb colour)
 {
@@ -272,10 +310,12 @@ void scene_city(struct canvas *c)
     block(c, base, low + 0.12, low + 0.36, mix(far, c->light.sky[3], 0.15), 0.12);
     block(c, base, low + 0.02, low + 0.26, mix(far, near, 0.45), 0.3);
     block(c, base, low - 0.1, low + 0.1, near, between(c, 0.35, 0.6));
-    if (chance(c, 0.6))
-        river(c, base, near);
-    else
+    if (chance(c, 0.35)) {
         avenue(c, base, near);
+        return;
+    }
+    river(c, base, near);
+    if (chance(c, 0.5)) bridge(c, base, mix(near, CHOOSE(c, 0xa8503f, 0x5a6a8a, 0x8a6a9a), 0.5));
 }
 
 /* ------------------------------------------------------------------------------------------------ house */
