@@ -6,14 +6,17 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 # What `make demo` paints with.
 DEMO_MODEL = tests/data/tiny-group
 
-.PHONY: help deps build demo test bench lint format install clean
+# Pictures of each class that `make data` draws.
+COUNT ?= 1000
+
+.PHONY: help deps build demo data test bench lint format install clean
 
 help: ## this list
 	@echo "usage: make COMMAND [JOBS=$(JOBS)] [PREFIX=$(PREFIX)] [DESTDIR=$(DESTDIR)]"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
 
 deps: ## install every package that building, testing and linting need (packages.txt)
-	@tools/deps.sh build test lint
+	@tools/deps.sh build test data lint
 
 build: ## install what is missing, then build the program: build/aim
 	@tools/deps.sh build
@@ -29,8 +32,14 @@ demo: build ## build, then paint a grid of pictures: demo.png
 	@echo "    build/aim generate -m FOLDER -c 207 -n 4 -o dogs.png"
 	@echo "    build/aim generate -m aim_b.bin --tokenizer vq_f16.pt -c 207 -n 4 -o dogs.png"
 
+data: ## draw a data set of 20 classes: build/drawings (COUNT=1000 pictures of each)
+	@tools/deps.sh build data
+	@$(MAKE) --no-print-directory build
+	build/tools/draw/aim-draw --out build/drawings/train --count $(COUNT)
+	build/tools/draw/aim-draw --out build/drawings/val --count 50 --split val
+
 test: ## every test: release build, sanitizers, fuzzers
-	@tools/deps.sh build test
+	@tools/deps.sh build test data
 	@tools/test.sh $(JOBS)
 
 bench: build ## run every benchmark

@@ -110,6 +110,19 @@ static int64_t read_number(const char *path)
     return value;
 }
 
+/* Bytes of files that the cgroup holds in memory and would give up for ours. */
+static int64_t page_cache(void)
+{
+    FILE *f = fopen("/sys/fs/cgroup/memory.stat", "r");
+    if (!f) return 0;
+    char line[128];
+    long long bytes = 0;
+    while (fgets(line, sizeof line, f))
+        if (sscanf(line, "inactive_file %lld", &bytes) == 1) break;
+    fclose(f);
+    return bytes;
+}
+
 int64_t mem_available(void)
 {
     int64_t available = INT64_MAX;
@@ -122,6 +135,9 @@ int64_t mem_available(void)
         fclose(f);
     }
     int64_t limit = read_number("/sys/fs/cgroup/memory.max"), held = read_number("/sys/fs/cgroup/memory.current");
-    if (limit > 0 && held >= 0 && limit - held < available) available = limit > held ? limit - held : 0;
+    if (limit > 0 && held >= 0) {
+        held -= page_cache();
+        if (limit - held < available) available = limit > held ? limit - held : 0;
+    }
     return available;
 }

@@ -43,12 +43,13 @@ aim_status ar_describe(const struct ar_config *c, struct params *t)
     return params_add(t, INIT_ONE, 0, SHAPE(d), "backbone.norm_f.weight");
 }
 
-int64_t ar_weight_bytes(const struct ar_config *c, bool bf16)
+int64_t ar_weight_bytes(const struct ar_config *c, bool bf16, bool copies_plain)
 {
     int64_t d = c->d_model, size = bf16 ? 2 : 4;
-    int64_t layer = (ar_in_width(c) + PANEL + ar_inner(c) + PANEL) * d, adaln = (c->adaln_group ? 0 : 3 * d * d);
-    int64_t shared = (c->adaln_group ? c->num_groups * 3 * d * d : 0) + (c->num_tokens + c->num_classes + 2) * d + 2 * d * d;
-    return c->n_layer * (layer * size + (adaln + 8 * ar_conv_width(c) + 8 * d) * 4) + c->vocab_size * d * size + shared * 4;
+    int64_t packed = c->n_layer * (ar_in_width(c) + PANEL + ar_inner(c) + PANEL) * d + c->vocab_size * d;
+    int64_t adaln = (c->adaln_group ? c->num_groups : c->n_layer) * 3 * d * d + 2 * d * d;
+    int64_t small = c->n_layer * (8 * ar_conv_width(c) + 8 * d) + (c->num_tokens + c->num_classes + 2) * d;
+    return packed * size + (copies_plain ? (adaln + small) * (int64_t)sizeof(float) : 0);
 }
 
 /* ---------------------------------------------------------------------------------------- building, freeing */

@@ -70,7 +70,7 @@ struct tensor *ar_forward(struct exec *ex, const struct ar *ar, const int32_t *l
  */
 int ar_guess_pos_offset(const float *positions, int64_t num_tokens, int64_t d);
 
-/* Bytes of packed weights in float32 or bf16. */
-int64_t ar_weight_bytes(const struct ar_config *config, bool bf16);
+/* Bytes of the packed matrices in float32 or bf16, and of the other tensors where they must be copied to become float32. */
+int64_t ar_weight_bytes(const struct ar_config *config, bool bf16, bool copies_plain);
 
 #endif

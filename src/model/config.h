@@ -79,6 +79,9 @@ aim_status config_infer_vq(aim_context *ctx, const char *path, const struct tens
 /* Reads config.json into *config (pos_offset, names) and checks the sizes it states against those already there. */
 aim_status config_read(aim_context *ctx, const char *path, struct model_config *config);
 
+/* The same for text in memory; `path` is what messages call it. */
+aim_status config_parse(aim_context *ctx, const char *path, const void *text, size_t size, struct model_config *config);
+
 /* Writes config.json: the official keys as the official code does, then ours. */
 aim_status config_write(aim_context *ctx, const char *path, const struct model_config *config);
 

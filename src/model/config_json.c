@@ -90,21 +90,24 @@ static aim_status read_root(aim_context *ctx, const char *path, const json_t *ro
     return read_names(ctx, path, root, config);
 }
 
+aim_status config_parse(aim_context *ctx, const char *path, const void *text, size_t size, struct model_config *config)
+{
+    enum { LARGEST = 16 << 20 };
+    if (size > LARGEST) return aim_fail(ctx, AIM_ERR_FORMAT, "%s: %zu bytes are too many for a configuration", path, size);
+    if (size == 0) return aim_fail(ctx, AIM_ERR_FORMAT, "%s is empty", path);
+    json_error_t error;
+    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    if (!root) return aim_fail(ctx, AIM_ERR_FORMAT, "%s: line %d: %s", path, error.line, error.text);
+    aim_status status = read_root(ctx, path, root, config);
+    json_decref(root);
+    return status;
+}
+
 aim_status config_read(aim_context *ctx, const char *path, struct model_config *config)
 {
     struct file_map map;
     TRY(file_map_open(ctx, path, &map));
-    enum { LARGEST = 16 << 20 };
-    aim_status status = AIM_OK;
-    if (map.size > LARGEST) {
-        status = aim_fail(ctx, AIM_ERR_FORMAT, "%s: %zu bytes are too many for a configuration", path, map.size);
-    } else {
-        json_error_t error;
-        json_t *root = json_loadb((const char *)map.data, map.size, JSON_REJECT_DUPLICATES, &error);
-        status = root ? read_root(ctx, path, root, config)
-                      : aim_fail(ctx, AIM_ERR_FORMAT, "%s: line %d: %s", path, error.line, error.text);
-        json_decref(root);
-    }
+    aim_status status = config_parse(ctx, path, map.data, map.size, config);
     file_map_close(&map);
     return status;
 }

@@ -67,6 +67,9 @@ static aim_status check_tied(aim_model *m, const char *path, const struct tensor
                     "%s: lm_head.weight differs from the word embeddings; untied heads are not supported", path);
 }
 
+/* Where the position offset comes from when nothing tells: said once, when the network is put to use. */
+#define POS_OFFSET_UNKNOWN "official decoder"
+
 static aim_status choose_pos_offset(aim_model *m, int wanted)
 {
     if (wanted < -1 || wanted > 1) return aim_fail(m->ctx, AIM_ERR_ARGUMENT, "the position offset must be 0, 1 or -1 (decide)");
@@ -82,11 +85,7 @@ static aim_status choose_pos_offset(aim_model *m, int wanted)
     int guess = ar_guess_pos_offset(f32(positions), m->config.ar.num_tokens, m->config.ar.d_model);
     tensor_drop(positions);
     m->pos_offset = guess >= 0 ? guess : 1;
-    m->pos_offset_from = guess >= 0 ? "weights" : "official decoder";
-    if (guess < 0)
-        aim_log(m->ctx, AIM_LOG_INFO,
-                "the weights do not tell which position offset they were trained with; using 1 as the official decoder does "
-                "(--pos-offset 0 is the other choice)");
+    m->pos_offset_from = guess >= 0 ? "weights" : POS_OFFSET_UNKNOWN;
     return AIM_OK;
 }
 
@@ -247,6 +246,10 @@ aim_status model_need_ar(aim_model *m)
     if (!m->config.has_ar)
         return aim_fail(m->ctx, AIM_ERR_ARGUMENT,
                         "this model is a tokenizer alone: it has no network that could predict codes");
+    if (strcmp(m->pos_offset_from, POS_OFFSET_UNKNOWN) == 0)
+        aim_log(m->ctx, AIM_LOG_INFO,
+                "the weights do not tell which position offset they were trained with; using 1 as the official decoder does "
+                "(--pos-offset 0 is the other choice)");
     aim_status status = ar_build(&m->config.ar, &m->ar_table, m->weights, m->pos_offset, &m->ar);
     if (status != AIM_OK) {
         ar_free(m->ar);
@@ -273,9 +276,9 @@ int64_t model_weight_bytes(const aim_model *m)
     const struct tensor_entry *words =
         m->config.has_ar ? params_find(&m->ar_table, "backbone.embeddings.word_embeddings.weight")->entry : NULL;
     bool bf16 = m->weights == AIM_WEIGHTS_BF16 || (m->weights == AIM_WEIGHTS_AUTO && words && words->dtype == FILE_BF16);
-    int64_t bytes = m->config.has_ar ? ar_weight_bytes(&m->config.ar, bf16) : 0;
-    /* Convolution weights are kept a second time in the form the kernels like; some of them grow on the way. */
-    enum { VQ_FORMS = 4 };
+    int64_t bytes = words ? ar_weight_bytes(&m->config.ar, bf16, words->dtype != FILE_F32) : 0;
+    /* Convolution weights are kept a second time in the form the kernels like, some of them larger. */
+    enum { VQ_FORMS = 2 };
     return bytes + VQ_FORMS * 4 * (m->config.has_vq ? params_parameters(&m->vq_table) : 0);
 }
 

@@ -145,10 +145,9 @@ struct tensor *vq_train_forward(struct exec *ex, const struct vq *vq, const stru
 
 int64_t vq_activation_bytes(const struct vq_config *c, int64_t rows, int64_t columns)
 {
-    /* At the full resolution four maps live at once: x, its norm, the two convolutions' outputs. */
-    int64_t widest = c->base_channels * (int64_t)c->multiplier[0];
-    if (c->levels > 1)
-        widest = widest > c->base_channels * (int64_t)c->multiplier[1] ? widest : c->base_channels * (int64_t)c->multiplier[1];
-    int64_t scale = vq_downsample(c);
-    return 4 * rows * scale * columns * scale * widest * (int64_t)sizeof(float);
+    /* At the full resolution up to four maps live at once: x, its norm, the outputs of two convolutions. What smaller maps
+     * leave in the pool is as much again. */
+    enum { MAPS = 8 };
+    int64_t channels = c->base_channels * (int64_t)c->multiplier[0], scale = vq_downsample(c);
+    return MAPS * rows * scale * columns * scale * channels * (int64_t)sizeof(float);
 }

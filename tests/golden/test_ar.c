@@ -1,6 +1,8 @@
 /* Stage 2 against the golden logits, and its forms against each other: parallel, stepwise, batched, threaded. */
 #include "golden/golden.h"
 
+#include <pthread.h>
+
 #include "model/engine.h"
 
 static const char *const folders[] = {"tiny-group", "tiny-adaln"};
@@ -191,6 +193,26 @@ static void same_tokens_for_any_batch_and_threads(void **state)
         }
 }
 
+static void *paint(void *codes)
+{
+    generate(2, 2, 2.5, AIM_WEIGHTS_F32, 0, PICTURES, codes);
+    return NULL;
+}
+
+/* Contexts share nothing: two threads at work in two contexts give what one gives. */
+static void contexts_in_threads(void **state)
+{
+    (void)state;
+    int64_t reference[PICTURES * TOKENS], codes[2][PICTURES * TOKENS];
+    paint(reference);
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++) assert_int_equal(pthread_create(&threads[i], NULL, paint, codes[i]), 0);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+        assert_memory_equal(reference, codes[i], sizeof reference);
+    }
+}
+
 /* bf16 weights: the error against float32 that the documentation states. */
 static void bf16_weights(void **state)
 {
@@ -271,6 +293,7 @@ int main(void)
         cmocka_unit_test(step_form_with_guidance),
         cmocka_unit_test(long_sequence),
         cmocka_unit_test(same_tokens_for_any_batch_and_threads),
+        cmocka_unit_test(contexts_in_threads),
         cmocka_unit_test(bf16_weights),
         cmocka_unit_test(survives_failing_allocations),
         cmocka_unit_test(position_offset_from_weights),
