@@ -107,9 +107,7 @@ static int model_paths(struct cli *cli, const char **model, const char **tokeniz
 int cli_open_context(struct cli *cli)
 {
     aim_context_options options = aim_context_defaults();
-    char device[16];
-    options_choice("device", cli->args.device, device, sizeof device);
-    options.device = device;
+    options.device = cli->args.device;
     options.cpu = cli->args.cpu;
     options.threads = (int)cli->args.threads;
     options.log = progress_log;

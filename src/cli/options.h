@@ -16,11 +16,11 @@ struct arguments {
     const char *model, *tokenizer;
     const char *classes, *output, *codes_out;
     const char *codes, *labels, *logits;
-    const char *cpu;
+    const char *device, *cpu;
     int64_t count, batch, top_k, size, threads;
     double cfg, top_p, temperature;
     uint64_t seed;
-    int device, weights, pos_offset, preset; /* index into the choices of the table */
+    int weights, pos_offset, preset; /* index into the choices of the table */
     bool tensors, quiet, json, help;
     char **inputs; /* what is not an option, in order; points into argv */
     int input_count;

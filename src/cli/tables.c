@@ -49,7 +49,8 @@ const struct option options_table[] = {
     {"pos-offset", 0, "N", OPTION_CHOICE, AT(pos_offset), 0, 0, "auto|0|1", "auto", FOR_MODEL, GROUP_MODEL,
      "position convention in decoding: 0 as in training, 1 as in the official decoder; auto asks the model"},
 
-    {"device", 0, "NAME", OPTION_CHOICE, AT(device), 0, 0, "cpu", "cpu", FOR_ALL, GROUP_GENERAL, "where to compute"},
+    {"device", 0, "NAME", OPTION_TEXT, AT(device), 0, 0, NULL, "cpu", FOR_ALL, GROUP_GENERAL,
+     "where to compute: cpu, or in a build with CUDA cuda or cuda:N"},
     {"cpu", 0, "TIER", OPTION_TEXT, AT(cpu), 0, 0, NULL, NULL, FOR_ALL, GROUP_GENERAL,
      "instructions to use: generic, avx2, avx512; by default $AIM_CPU, else the best that this machine has"},
     {"threads", 0, "N", OPTION_INTEGER, AT(threads), 0, 1024, "0 to 1024", "0", FOR_ALL, GROUP_GENERAL,

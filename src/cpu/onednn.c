@@ -131,7 +131,7 @@ static aim_status product_add(struct backend *be, bool turned, int64_t M, int64_
 static aim_status onednn_linear_backward(struct backend *be, const struct tensor *x, const struct tensor *w,
                                          const struct tensor *dy, struct tensor *dx, struct tensor *dw, struct tensor *dbias)
 {
-    const struct dense *d = be->dense;
+    const struct dense *d = be->state;
     int64_t M = tensor_rows(x), K = tensor_cols(x), N = w->shape[0];
     if (dx) TRY(product_add(be, false, M, K, N, f32(dy), f32(w), f32(dx)));
     if (dw) TRY(product_add(be, true, N, K, M, f32(dy), f32(x), f32(dw)));
@@ -185,7 +185,7 @@ static aim_status onednn_attention(struct backend *be, const struct tensor *q, c
 static aim_status execute(struct backend *be, const_dnnl_primitive_desc_t desc, dnnl_primitive_t primitive,
                           dnnl_exec_arg_t *args, int count)
 {
-    const struct dense *d = be->dense;
+    const struct dense *d = be->state;
     layout_ref scratch_layout = dnnl_primitive_desc_query_md(desc, dnnl_query_scratchpad_md, 0);
     void *scratch = NULL;
     dnnl_memory_t memory = NULL;
@@ -223,7 +223,7 @@ static void free_reordered(struct reordered *r)
 
 static aim_status run_reorder(struct backend *be, const struct layout *from, void *data, layout_ref to, void *result)
 {
-    const struct dense *d = be->dense;
+    const struct dense *d = be->state;
     dnnl_primitive_desc_t desc = NULL;
     dnnl_primitive_t primitive = NULL;
     dnnl_memory_t in = NULL, out = NULL;
@@ -287,7 +287,7 @@ static void free_convolution(struct convolution *c)
 
 static aim_status make_convolution(struct backend *be, const struct shape *s, struct convolution *c)
 {
-    const struct dense *d = be->dense;
+    const struct dense *d = be->state;
     struct layout src = {0}, weights = {0}, bias = {0}, dst = {0};
     const dnnl_dims_t src_dims = {s->N, s->I, s->H, s->W}, dst_dims = {s->N, s->O, s->OH, s->OW};
     const dnnl_dims_t weights_dims = {s->O, s->I, s->k, s->k}, bias_dims = {s->O}, strides = {s->stride, s->stride};
@@ -313,7 +313,7 @@ static aim_status make_convolution(struct backend *be, const struct shape *s, st
 /* The primitive for a shape, made at first use. */
 static aim_status get_convolution(struct backend *be, const struct shape *s, const struct convolution **out)
 {
-    struct dense *d = be->dense;
+    struct dense *d = be->state;
     for (int i = 0; i < CONVOLUTIONS; i++)
         if (d->kept[i].primitive && memcmp(&d->kept[i].shape, s, sizeof *s) == 0) {
             *out = &d->kept[i];
@@ -331,7 +331,7 @@ static aim_status run_convolution(struct backend *be, const struct convolution *
                                   const struct tensor *w, const struct tensor *bias, struct tensor *y)
 {
     enum { ARGS = 4 };
-    const struct dense *d = be->dense;
+    const struct dense *d = be->state;
     layout_ref weights = dnnl_primitive_desc_query_md(c->desc, dnnl_query_weights_md, 0);
     float *data;
     struct reordered *own;
@@ -383,7 +383,7 @@ static aim_status point_conv2d CONV2D_PARAMETERS
 
 static aim_status onednn_conv2d CONV2D_PARAMETERS
 {
-    const struct dense *d = be->dense;
+    const struct dense *d = be->state;
     if (how->upsample || winograd_pays(w, how, y) || narrow_pays(w, how)) return d->plain_conv2d(be, x, w, bias, how, y);
     if (w->shape[2] == 1 && how->stride == 1 && how->pad_before == 0 && how->pad_after == 0)
         return point_conv2d(be, x, w, bias, how, y);
@@ -406,8 +406,8 @@ aim_status onednn_attach(struct backend *be, char *name, size_t size)
 {
     struct dense *d = mem_zero(be->ctx, 1, sizeof *d, MEM_MISC);
     if (!d) return AIM_ERR_MEMORY;
-    be->dense = d;
-    be->dense_free = dense_free;
+    be->state = d;
+    be->state_free = dense_free;
     TRY(check(be->ctx, dnnl_engine_create(&d->engine, dnnl_cpu, 0), "engine"));
     TRY(check(be->ctx, dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags), "stream"));
     TRY(check(be->ctx, dnnl_primitive_attr_create(&d->attr), "attributes"));

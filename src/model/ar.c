@@ -69,7 +69,7 @@ static struct tensor *build_plain(const struct build *b, const struct param *row
 static struct tensor *build_matrix(const struct build *b, const struct param *row)
 {
     if (b->trainable) return params_trainable(b->table, row);
-    return params_packed(b->table, row, b->table->ctx->backend, b->weights == AIM_WEIGHTS_BF16, b->weights == AIM_WEIGHTS_AUTO);
+    return params_packed(b->table, row, b->weights == AIM_WEIGHTS_BF16, b->weights == AIM_WEIGHTS_AUTO);
 }
 
 static aim_status build_layer(struct ar *ar, const struct build *b, int i)
@@ -171,8 +171,7 @@ void ar_free(struct ar *ar)
 
 struct tensor *ar_class_embedding(struct exec *ex, const struct ar *ar, const int32_t *labels, int64_t count)
 {
-    struct tensor *ids = tensor_new(ex, T_I32, SHAPE(count));
-    for (int64_t i = 0; ids && i < count; i++) i32(ids)[i] = labels[i];
+    struct tensor *ids = tensor_from_host(ex, T_I32, SHAPE(count), labels);
     struct tensor *e = op_embedding(ex, ar->classes, OP_NONE, ids, OP_NONE);
     tensor_drop(ids);
     return e;
@@ -226,12 +225,16 @@ static struct tensor *embed(struct exec *ex, const struct ar *ar, const struct t
 {
     int64_t T = ar->config.num_tokens, fed = T - 1;
     if (fed == 0) return tensor_reshape(ex, tensor_keep((struct tensor *)(uintptr_t)e), SHAPE(B, 1, ar->config.d_model));
-    struct tensor *ids = tensor_new(ex, T_I32, SHAPE(B * fed)), *pos = tensor_new(ex, T_I32, SHAPE(B * fed));
-    for (int64_t b = 0; ids && pos && b < B; b++)
+    int32_t *host = mem_array(ex->ctx, (size_t)(2 * B * fed), sizeof *host, MEM_MISC);
+    if (!host) return exec_fail(ex, AIM_ERR_MEMORY);
+    for (int64_t b = 0; b < B; b++)
         for (int64_t t = 0; t < fed; t++) {
-            i32(ids)[b * fed + t] = codes[b * T + t];
-            i32(pos)[b * fed + t] = (int32_t)t + ar->pos_offset;
+            host[b * fed + t] = codes[b * T + t];
+            host[(B + b) * fed + t] = (int32_t)t + ar->pos_offset;
         }
+    struct tensor *ids = tensor_from_host(ex, T_I32, SHAPE(B * fed), host);
+    struct tensor *pos = tensor_from_host(ex, T_I32, SHAPE(B * fed), host + B * fed);
+    mem_free(host);
     struct tensor *rest = op_embedding(ex, ar->words, ar->positions, ids, pos);
     struct tensor *x = op_prepend(ex, e, rest);
     tensor_drop(ids);

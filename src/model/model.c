@@ -79,11 +79,13 @@ static aim_status choose_pos_offset(aim_model *m, int wanted)
         m->pos_offset_from = wanted >= 0 ? "option" : "config";
         return AIM_OK;
     }
-    struct tensor *positions =
-        params_f32(&m->ar_table, params_find(&m->ar_table, "backbone.embeddings.position_embeddings.weight"));
-    if (!positions) return m->ctx->status;
-    int guess = ar_guess_pos_offset(f32(positions), m->config.ar.num_tokens, m->config.ar.d_model);
-    tensor_drop(positions);
+    const struct tensor_entry *entry = params_find(&m->ar_table, "backbone.embeddings.position_embeddings.weight")->entry;
+    float *positions = mem_array(m->ctx, tensor_entry_elements(entry), sizeof *positions, MEM_MISC);
+    if (!positions) return AIM_ERR_MEMORY;
+    aim_status status = tensor_entry_to_f32(m->ctx, entry, positions);
+    int guess = status == AIM_OK ? ar_guess_pos_offset(positions, m->config.ar.num_tokens, m->config.ar.d_model) : -1;
+    mem_free(positions);
+    TRY(status);
     m->pos_offset = guess >= 0 ? guess : 1;
     m->pos_offset_from = guess >= 0 ? "weights" : POS_OFFSET_UNKNOWN;
     return AIM_OK;
@@ -293,7 +295,7 @@ int64_t aim_model_memory(const aim_model *m, int batch, int with_guidance)
 
 aim_status model_check_memory(aim_model *m, int64_t bytes, const char *what, const char *advice)
 {
-    int64_t limit = m->ctx->memory.limit, free_bytes = limit > 0 ? limit - m->ctx->memory.total : mem_available();
+    int64_t free_bytes = m->ctx->backend->memory.available(m->ctx->backend);
     if (bytes <= free_bytes) return AIM_OK;
     return aim_fail(m->ctx, AIM_ERR_MEMORY, "%s needs about %.2f GB, but only %.2f GB are free; %s", what, (double)bytes / 1e9,
                     (double)free_bytes / 1e9, advice);

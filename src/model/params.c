@@ -194,30 +194,52 @@ static bool aligned(const void *data, size_t size)
     return (uintptr_t)data % size == 0;
 }
 
+/* A row's values in the host's memory: where they lie when they are float32 already, else converted into *made, which the
+ * caller frees. NULL on failure. */
+static const float *host_f32(const struct params *p, const struct param *row, float **made)
+{
+    const struct tensor_entry *e = row->entry;
+    *made = NULL;
+    if (e->dtype == FILE_F32 && aligned(e->data, sizeof(float))) return (const float *)(const void *)e->data;
+    *made = mem_array(p->ctx, tensor_entry_elements(e), sizeof(float), MEM_WEIGHTS);
+    if (!*made) return NULL;
+    if (tensor_entry_to_f32(p->ctx, e, *made) == AIM_OK) return *made;
+    mem_free(*made);
+    *made = NULL;
+    return NULL;
+}
+
+/* A tensor of the backend's own memory with these values; `values` may be NULL after a failure. */
+static struct tensor *own_f32(const struct params *p, const struct param *row, const float *values)
+{
+    struct tensor *t = values ? tensor_new_weight(p->ctx, T_F32, row->ndim, row->shape) : NULL;
+    struct backend *be = p->ctx->backend;
+    if (!t || be->memory.upload(be, t->data, values, tensor_bytes(T_F32, row->ndim, row->shape)) == AIM_OK) return t;
+    tensor_drop(t);
+    return NULL;
+}
+
 struct tensor *params_f32(const struct params *p, const struct param *row)
 {
     if (!row) return NULL;
-    const struct tensor_entry *e = row->entry;
-    if (e->dtype == FILE_F32 && aligned(e->data, sizeof(float)))
-        return tensor_borrow(p->ctx, T_F32, row->ndim, row->shape, e->data);
-    struct tensor *t = tensor_new_weight(p->ctx, T_F32, row->ndim, row->shape);
-    if (t && tensor_entry_to_f32(p->ctx, e, t->data) != AIM_OK) {
-        tensor_drop(t);
-        return NULL;
-    }
+    float *made;
+    const float *values = host_f32(p, row, &made);
+    bool lies_there = values && !made && p->ctx->backend->memory.host;
+    struct tensor *t = lies_there ? tensor_borrow(p->ctx, T_F32, row->ndim, row->shape, values) : own_f32(p, row, values);
+    mem_free(made);
     return t;
 }
 
 struct tensor *params_trainable(const struct params *p, const struct param *row)
 {
     if (!row) return NULL;
-    struct tensor *t = tensor_new_weight(p->ctx, T_F32, row->ndim, row->shape);
+    float *made;
+    struct tensor *t = own_f32(p, row, host_f32(p, row, &made));
+    mem_free(made);
     if (!t) return NULL;
     t->constant = false;
     t->needs_grad = true;
-    if (tensor_entry_to_f32(p->ctx, row->entry, t->data) == AIM_OK) return t;
-    tensor_drop(t);
-    return NULL;
+    return t;
 }
 
 /* Whether every value survives rounding to bf16. */
@@ -231,15 +253,23 @@ static bool is_bf16_exact(const float *x, int64_t n)
     return true;
 }
 
-struct tensor *params_packed(const struct params *p, const struct param *row, struct backend *be, bool to_bf16, bool if_exact)
+struct tensor *params_packed(const struct params *p, const struct param *row, bool to_bf16, bool if_exact)
 {
     if (!row) return NULL;
     const struct tensor_entry *e = row->entry;
-    struct tensor *plain = e->dtype == FILE_BF16 && aligned(e->data, sizeof(uint16_t))
-                               ? tensor_borrow(p->ctx, T_BF16, row->ndim, row->shape, e->data)
-                               : params_f32(p, row);
+    struct backend *be = p->ctx->backend;
+    bool bf16 = be->memory.host && e->dtype == FILE_BF16 && aligned(e->data, sizeof(uint16_t)), exact = bf16 && if_exact;
+    struct tensor *plain = NULL;
+    if (bf16) {
+        plain = tensor_borrow(p->ctx, T_BF16, row->ndim, row->shape, e->data);
+    } else {
+        float *made;
+        const float *values = host_f32(p, row, &made);
+        exact = if_exact && values && is_bf16_exact(values, (int64_t)tensor_entry_elements(e));
+        mem_free(made);
+        plain = params_f32(p, row);
+    }
     if (!plain) return NULL;
-    bool exact = if_exact && (plain->type == T_BF16 || is_bf16_exact(f32(plain), tensor_count(plain)));
     struct tensor *packed = tensor_new_weight(p->ctx, to_bf16 || exact ? T_BF16_PACKED : T_F32_PACKED, row->ndim, row->shape);
     if (packed && be->op.pack(be, plain, packed) != AIM_OK) {
         tensor_drop(packed);

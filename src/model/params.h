@@ -9,8 +9,6 @@
 #include "io/tensor_file.h"
 #include "tensor/tensor.h"
 
-struct backend;
-
 /* How a fresh tensor is filled (spec B12, D5); `scale` below is the bound or deviation. */
 enum param_init {
     INIT_ZERO,
@@ -60,13 +58,13 @@ int64_t params_parameters(const struct params *p); /* values, buffers not counte
 
 /* ---- from rows to tensors; NULL on failure, the message set */
 
-/* Float32: borrowed from the file when it holds just that, else converted. */
+/* Float32: borrowed from the file when it holds just that and the backend can read it there, else converted or copied. */
 struct tensor *params_f32(const struct params *p, const struct param *row);
 
 /* Float32 in memory of its own, to be trained: needs_grad is set. */
 struct tensor *params_trainable(const struct params *p, const struct param *row);
 
 /* A matrix packed for linear_packed; bf16 when `to_bf16`, or when nothing is lost by it and `if_exact`. */
-struct tensor *params_packed(const struct params *p, const struct param *row, struct backend *be, bool to_bf16, bool if_exact);
+struct tensor *params_packed(const struct params *p, const struct param *row, bool to_bf16, bool if_exact);
 
 #endif

@@ -9,6 +9,26 @@
 
 /* ---------------------------------------------------------------------------------- encode, decode, score */
 
+static aim_status encode(aim_model *m, const float *pixels, int64_t count, int height, int width, int32_t *ids, int64_t *codes)
+{
+    int f = vq_downsample(&m->config.vq);
+    int64_t tokens = (int64_t)(height / f) * (width / f), values = 3 * (int64_t)height * width;
+    struct exec *ex = &m->ex;
+    for (int64_t i = 0; i < count; i++) {
+        TRY(aim_progress(m->ctx, "encoding", i, count));
+        ex->status = AIM_OK;
+        struct tensor *picture = tensor_from_host(ex, T_F32, SHAPE(1, 3, height, width), pixels + i * values);
+        struct tensor *z = vq_latent(ex, m->vq, picture), *found = vq_quantise(ex, m->vq, z);
+        tensor_read(ex, found, ids);
+        for (int64_t t = 0; t < tokens; t++) codes[i * tokens + t] = ids[t];
+        tensor_drop(picture);
+        tensor_drop(z);
+        tensor_drop(found);
+        TRY(ex->status);
+    }
+    return aim_progress(m->ctx, "encoding", count, count);
+}
+
 aim_status aim_encode(aim_model *m, const float *pixels, int64_t count, int height, int width, int64_t *codes)
 {
     aim_context *ctx = m->ctx;
@@ -17,21 +37,13 @@ aim_status aim_encode(aim_model *m, const float *pixels, int64_t count, int heig
     if (height < f || width < f || height % f || width % f)
         return aim_fail(ctx, AIM_ERR_ARGUMENT, "pictures must be multiples of %d pixels high and wide, not %dx%d", f, width,
                         height);
-    int64_t tokens = (int64_t)(height / f) * (width / f), values = 3 * (int64_t)height * width;
     TRY(model_check_memory(m, vq_activation_bytes(&m->config.vq, height / f, width / f), "encoding a picture of this size",
                            "use a smaller picture"));
-    struct exec *ex = &m->ex;
-    for (int64_t i = 0; i < count; i++) {
-        TRY(aim_progress(ctx, "encoding", i, count));
-        ex->status = AIM_OK;
-        struct tensor picture = tensor_view(T_F32, (void *)(uintptr_t)(pixels + i * values), 1, 3, height, width);
-        struct tensor *z = vq_latent(ex, m->vq, &picture), *ids = vq_quantise(ex, m->vq, z);
-        for (int64_t t = 0; ids && t < tokens; t++) codes[i * tokens + t] = i32(ids)[t];
-        tensor_drop(z);
-        tensor_drop(ids);
-        TRY(ex->status);
-    }
-    return aim_progress(ctx, "encoding", count, count);
+    int32_t *ids = mem_array(ctx, (size_t)(height / f) * (size_t)(width / f), sizeof *ids, MEM_MISC);
+    if (!ids) return AIM_ERR_MEMORY;
+    aim_status status = encode(m, pixels, count, height, width, ids, codes);
+    mem_free(ids);
+    return status;
 }
 
 /* One picture: ids (rows*columns) to pixels (3, rows*f, columns*f). */
@@ -39,9 +51,10 @@ static aim_status decode_one(aim_model *m, const int32_t *ids, int rows, int col
 {
     struct exec *ex = &m->ex;
     ex->status = AIM_OK;
-    struct tensor codes = tensor_view(T_I32, (void *)(uintptr_t)ids, (int64_t)rows * columns, 0, 0, 0);
-    struct tensor *picture = vq_decode(ex, m->vq, &codes, 1, rows, columns);
-    if (picture) memcpy(pixels, picture->data, (size_t)tensor_count(picture) * sizeof(float));
+    struct tensor *codes = tensor_from_host(ex, T_I32, SHAPE((int64_t)rows * columns), ids);
+    struct tensor *picture = vq_decode(ex, m->vq, codes, 1, rows, columns);
+    tensor_read(ex, picture, pixels);
+    tensor_drop(codes);
     tensor_drop(picture);
     return ex->status;
 }
@@ -67,23 +80,45 @@ aim_status aim_decode(aim_model *m, const int64_t *codes, int64_t count, int row
     return status == AIM_OK ? aim_progress(ctx, "decoding", count, count) : status;
 }
 
-/* Logits and summed loss of one picture. */
-static aim_status score_one(aim_model *m, const int32_t *codes, int32_t label, int64_t index, double *sum,
-                            aim_logits_fn callback, void *user)
+/* Who is told the logits of a picture, and room for them and the losses in the host's memory. */
+struct scoring {
+    aim_logits_fn logits; /* NULL: nobody */
+    void *user;
+    float *losses, *values; /* (T); (T,V), NULL when nobody is told */
+};
+
+/* Summed loss of one picture, added to *sum. */
+static aim_status score_one(aim_model *m, const int32_t *codes, int32_t label, int64_t index, const struct scoring *how,
+                            double *sum)
 {
     struct exec *ex = &m->ex;
     ex->status = AIM_OK;
     int64_t T = m->config.ar.num_tokens;
-    struct tensor target = tensor_view(T_I32, (void *)(uintptr_t)codes, T, 0, 0, 0);
-    struct tensor *logits = ar_forward(ex, m->ar, &label, codes, 1);
-    struct tensor *loss = op_cross_entropy(ex, logits, &target);
-    for (int64_t t = 0; loss && t < T; t++) *sum += (double)f32(loss)[t];
-    aim_status status = ex->status;
-    if (status == AIM_OK && callback && callback(user, index, f32(logits)))
-        status = aim_fail(m->ctx, AIM_ERR_CANCELLED, "cancelled");
+    struct tensor *target = tensor_from_host(ex, T_I32, SHAPE(T), codes);
+    struct tensor *logits = ar_forward(ex, m->ar, &label, codes, 1), *loss = op_cross_entropy(ex, logits, target);
+    tensor_read(ex, loss, how->losses);
+    if (how->logits) tensor_read(ex, logits, how->values);
+    tensor_drop(target);
     tensor_drop(logits);
     tensor_drop(loss);
-    return status;
+    TRY(ex->status);
+    for (int64_t t = 0; t < T; t++) *sum += (double)how->losses[t];
+    if (how->logits && how->logits(how->user, index, how->values)) return aim_fail(m->ctx, AIM_ERR_CANCELLED, "cancelled");
+    return AIM_OK;
+}
+
+static aim_status score(aim_model *m, const int32_t *codes, const int32_t *labels, int64_t count, struct scoring *how,
+                        double *sum)
+{
+    int64_t T = m->config.ar.num_tokens, V = m->config.ar.vocab_size;
+    how->losses = mem_array(m->ctx, (size_t)T, sizeof(float), MEM_MISC);
+    if (how->logits) how->values = mem_array(m->ctx, (size_t)(T * V), sizeof(float), MEM_MISC);
+    if (!how->losses || (how->logits && !how->values)) return AIM_ERR_MEMORY;
+    for (int64_t i = 0; i < count; i++) {
+        TRY(aim_progress(m->ctx, "scoring", i, count));
+        TRY(score_one(m, codes + i * T, labels[i], i, how, sum));
+    }
+    return AIM_OK;
 }
 
 aim_status aim_score(aim_model *m, const int64_t *codes, const int64_t *labels, int64_t count, double *nll,
@@ -97,10 +132,10 @@ aim_status aim_score(aim_model *m, const int64_t *codes, const int64_t *labels, 
     aim_status status = model_narrow(ctx, codes, count * T, m->config.ar.vocab_size, "code", &ids);
     if (status == AIM_OK) status = model_narrow(ctx, labels, count, m->config.ar.num_classes + 1, "class", &classes);
     double sum = 0;
-    for (int64_t i = 0; i < count && status == AIM_OK; i++) {
-        status = aim_progress(ctx, "scoring", i, count);
-        if (status == AIM_OK) status = score_one(m, ids + i * T, classes[i], i, &sum, logits, user);
-    }
+    struct scoring how = {.logits = logits, .user = user};
+    if (status == AIM_OK) status = score(m, ids, classes, count, &how, &sum);
+    mem_free(how.losses);
+    mem_free(how.values);
     mem_free(ids);
     mem_free(classes);
     if (status != AIM_OK) return status;
@@ -149,7 +184,8 @@ static aim_status choose_batch(struct painting *p)
 {
     aim_model *m = p->model;
     bool guided = p->options->cfg != 1;
-    int64_t limit = m->ctx->memory.limit, room = limit > 0 ? limit - m->ctx->memory.total : mem_available();
+    struct backend *be = m->ctx->backend;
+    int64_t room = be->memory.available(be);
     int64_t built = m->ar ? model_weight_bytes(m) : 0; /* already inside `total` */
     enum { USUAL = 8 };
     p->batch = p->options->batch ? p->options->batch : USUAL;

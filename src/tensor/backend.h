@@ -31,16 +31,44 @@ struct ops {
 };
 #undef OP
 
+/*
+ * Where the data of tensors lies. On the CPU that is plain memory, and moving data is memcpy. `take` returns NULL with the
+ * message set; `give` returns what `take` gave under the same tag. Transfers are in order with the ops: an upload has read the
+ * host's memory, and a download written it, when the call returns.
+ */
+struct device_memory {
+    bool host; /* it is the host's own */
+    void *(*take)(struct backend *be, size_t bytes, enum memory_tag tag);
+    void (*give)(struct backend *be, void *data, enum memory_tag tag);
+    aim_status (*upload)(struct backend *be, void *to, const void *host, size_t bytes);
+    aim_status (*download)(struct backend *be, void *host, const void *from, size_t bytes);
+    aim_status (*copy)(struct backend *be, void *to, const void *from, size_t bytes);
+    aim_status (*zero)(struct backend *be, void *data, size_t bytes);
+    int64_t (*available)(struct backend *be); /* bytes that could still be taken */
+};
+
 struct backend {
     aim_context *ctx;
     int threads;
+    bool bf16; /* products round their inputs to bf16 and accumulate in float32 (training); parameters stay float32 */
+    enum tensor_type activation; /* of activations while bf16 is set: T_BF16 where kernels work on such tensors, else T_F32 */
     struct ops op;
-    void *dense; /* state of the dense library, freed by dense_free */
-    void (*dense_free)(void *dense);
+    struct device_memory memory;
+    void *state; /* the dense library's, or the device's; freed by state_free */
+    void (*state_free)(void *state);
 };
+
+/* The type that activations have now. */
+static inline enum tensor_type backend_activation(const struct backend *be)
+{
+    return be->bf16 ? be->activation : T_F32;
+}
 
 /* The backend that the options ask for: device, CPU tier. Describes itself in ctx->device. */
 aim_status backend_create(aim_context *ctx, const aim_context_options *options, struct backend **out);
 void backend_free(struct backend *be);
+
+/* Tensors in plain memory: for the CPU, and for op tables that are put together by hand. */
+void backend_use_host_memory(struct backend *be);
 
 #endif

@@ -1,7 +1,5 @@
 #include "tensor/ops.h"
 
-#include <string.h>
-
 #include "tensor/tape.h"
 
 /* dx = Σ over outputs that read it of wᵀ dy; dw = Σ dy patchᵀ; dbias = Σ dy */
@@ -140,7 +138,8 @@ struct tensor *op_straight_through(struct exec *ex, const struct tensor *z, cons
     if (!op_check(ex, tensor_count(z) == tensor_count(code), "straight_through")) return NULL;
     struct tensor *y = tensor_new(ex, T_F32, z->ndim, z->shape);
     if (!y) return NULL;
-    memcpy(y->data, code->data, (size_t)tensor_count(z) * sizeof(float));
+    y = op_finish(ex, tensor_copy(ex, y, code), y);
+    if (!y) return NULL;
     tape_record(ex, &(struct node){straight_through_backward, {y}, {tape_input(z)}, {{0}}});
     return y;
 }

@@ -1,7 +1,5 @@
 #include "tensor/tape.h"
 
-#include <string.h>
-
 void tape_start(struct tape *tape, struct exec *ex)
 {
     *tape = (struct tape){.ex = ex};
@@ -50,8 +48,12 @@ struct tensor *tape_grad(struct exec *ex, struct tensor *t)
 {
     if (!t || !t->needs_grad) return NULL;
     if (!t->grad) {
-        t->grad = tensor_new(ex, T_F32, t->ndim, t->shape);
-        if (t->grad) memset(t->grad->data, 0, (size_t)tensor_count(t) * sizeof(float));
+        struct tensor *grad = tensor_new(ex, t->type, t->ndim, t->shape);
+        if (grad && tensor_zero(ex, grad) != AIM_OK) {
+            tensor_drop(grad);
+            grad = NULL;
+        }
+        t->grad = grad;
     }
     return t->grad;
 }
@@ -62,11 +64,22 @@ void tensor_clear_grad(struct tensor *t)
     t->grad = NULL;
 }
 
+/* The gradient of the sum of the losses with respect to each of them: `scale`. */
+static void seed(struct exec *ex, struct tensor *loss, float scale)
+{
+    int64_t n = tensor_count(loss);
+    struct tensor *grad = tape_grad(ex, loss);
+    float *values = grad ? mem_array(ex->ctx, (size_t)n, sizeof *values, MEM_MISC) : NULL;
+    if (grad && !values) exec_fail(ex, AIM_ERR_MEMORY);
+    for (int64_t i = 0; values && i < n; i++) values[i] = scale;
+    if (values) tensor_write(ex, grad, values);
+    mem_free(values);
+}
+
 aim_status tape_backward(struct tape *tape, struct tensor *loss, float scale)
 {
     struct exec *ex = tape->ex;
-    struct tensor *seed = loss ? tape_grad(ex, loss) : NULL;
-    for (int64_t i = 0; seed && i < tensor_count(seed); i++) f32(seed)[i] += scale;
+    if (loss) seed(ex, loss, scale);
     while (tape->count > 0) {
         struct node *n = &tape->nodes[--tape->count];
         bool arrived = tape_arrived(n->out[0]) || tape_arrived(n->out[1]);

@@ -1,14 +1,13 @@
 #include "tensor/tensor.h"
 
-#include <string.h>
+#include "tensor/backend.h"
 
-/* A pooled buffer; while idle it is linked here, the link living in front of the data. */
+/* A buffer of the pool: in a tensor's use, or idle and linked here. */
 struct pool_block {
     struct pool_block *next;
-    size_t bytes; /* of the data */
+    size_t bytes;
+    void *data;
 };
-
-enum { POOL_HEADER = 64 }; /* keeps data aligned */
 
 void exec_init(struct exec *ex, aim_context *ctx)
 {
@@ -20,6 +19,7 @@ void exec_clear(struct exec *ex)
     while (ex->idle) {
         struct pool_block *b = ex->idle;
         ex->idle = b->next;
+        ex->backend->memory.give(ex->backend, b->data, MEM_ACTIVATIONS);
         mem_free(b);
     }
     ex->status = AIM_OK;
@@ -32,26 +32,27 @@ struct tensor *exec_fail(struct exec *ex, aim_status status)
 }
 
 /* The smallest idle buffer that holds `bytes` without wasting more than half of it; else a new one. */
-static void *pool_take(struct exec *ex, size_t bytes)
+static struct pool_block *pool_take(struct exec *ex, size_t bytes)
 {
     struct pool_block **best = NULL;
     for (struct pool_block **p = &ex->idle; *p; p = &(*p)->next)
         if ((*p)->bytes >= bytes && (*p)->bytes / 2 <= bytes && (!best || (*p)->bytes < (*best)->bytes)) best = p;
-    struct pool_block *b;
     if (best) {
-        b = *best;
+        struct pool_block *b = *best;
         *best = b->next;
-    } else {
-        b = mem_new(ex->ctx, bytes + POOL_HEADER, MEM_ACTIVATIONS);
-        if (!b) return NULL;
-        b->bytes = bytes;
+        return b;
     }
-    return (char *)b + POOL_HEADER;
+    struct pool_block *b = mem_zero(ex->ctx, 1, sizeof *b, MEM_MISC);
+    if (!b) return NULL;
+    b->bytes = bytes;
+    b->data = ex->backend->memory.take(ex->backend, bytes, MEM_ACTIVATIONS);
+    if (b->data) return b;
+    mem_free(b);
+    return NULL;
 }
 
-static void pool_give(struct exec *ex, void *data)
+static void pool_give(struct exec *ex, struct pool_block *b)
 {
-    struct pool_block *b = (struct pool_block *)(void *)((char *)data - POOL_HEADER);
     b->next = ex->idle;
     ex->idle = b;
 }
@@ -91,12 +92,13 @@ struct tensor *tensor_new(struct exec *ex, enum tensor_type type, int ndim, cons
     if (!bytes) return exec_fail(ex, aim_fail(ex->ctx, AIM_ERR_ARGUMENT, "a tensor's size is out of range"));
     struct tensor *t = tensor_header(ex->ctx, type, ndim, shape);
     if (!t) return exec_fail(ex, AIM_ERR_MEMORY);
-    t->data = pool_take(ex, bytes);
-    t->pool = ex;
-    if (!t->data) {
+    t->block = pool_take(ex, bytes);
+    if (!t->block) {
         mem_free(t);
         return exec_fail(ex, AIM_ERR_MEMORY);
     }
+    t->pool = ex;
+    t->data = t->block->data;
     return t;
 }
 
@@ -109,9 +111,9 @@ struct tensor *tensor_new_weight(aim_context *ctx, enum tensor_type type, int nd
     }
     struct tensor *t = tensor_header(ctx, type, ndim, shape);
     if (!t) return NULL;
-    t->owned = true;
+    t->owner = ctx->backend;
     t->constant = true;
-    t->data = mem_new(ctx, bytes, MEM_WEIGHTS);
+    t->data = t->owner->memory.take(t->owner, bytes, MEM_WEIGHTS);
     if (!t->data) {
         mem_free(t);
         return NULL;
@@ -126,6 +128,47 @@ struct tensor *tensor_borrow(aim_context *ctx, enum tensor_type type, int ndim, 
     t->data = (void *)(uintptr_t)data;
     t->constant = true;
     return t;
+}
+
+static size_t bytes_of(const struct tensor *t)
+{
+    return tensor_bytes(t->type, t->ndim, t->shape);
+}
+
+/* Failures of transfers stick to the exec like those of ops. */
+static aim_status transferred(struct exec *ex, aim_status status)
+{
+    if (status != AIM_OK) exec_fail(ex, status);
+    return ex->status;
+}
+
+struct tensor *tensor_from_host(struct exec *ex, enum tensor_type type, int ndim, const int64_t *shape, const void *host)
+{
+    struct tensor *t = tensor_new(ex, type, ndim, shape);
+    if (!t || tensor_write(ex, t, host) == AIM_OK) return t;
+    tensor_drop(t);
+    return NULL;
+}
+
+aim_status tensor_write(struct exec *ex, struct tensor *t, const void *host)
+{
+    return transferred(ex, ex->backend->memory.upload(ex->backend, t->data, host, bytes_of(t)));
+}
+
+aim_status tensor_read(struct exec *ex, const struct tensor *t, void *host)
+{
+    if (!t) return ex->status;
+    return transferred(ex, ex->backend->memory.download(ex->backend, host, t->data, bytes_of(t)));
+}
+
+aim_status tensor_copy(struct exec *ex, struct tensor *to, const struct tensor *from)
+{
+    return transferred(ex, ex->backend->memory.copy(ex->backend, to->data, from->data, bytes_of(from)));
+}
+
+aim_status tensor_zero(struct exec *ex, struct tensor *t)
+{
+    return transferred(ex, ex->backend->memory.zero(ex->backend, t->data, bytes_of(t)));
 }
 
 struct tensor tensor_view(enum tensor_type type, void *data, int64_t n0, int64_t n1, int64_t n2, int64_t n3)
@@ -150,9 +193,9 @@ void tensor_drop(struct tensor *t)
     tensor_drop(t->grad);
     if (t->converted) t->converted_free(t->converted);
     if (t->pool)
-        pool_give(t->pool, t->data);
-    else if (t->owned)
-        mem_free(t->data);
+        pool_give(t->pool, t->block);
+    else if (t->owner)
+        t->owner->memory.give(t->owner, t->data, MEM_WEIGHTS);
     mem_free(t);
 }
 

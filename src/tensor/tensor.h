@@ -26,15 +26,18 @@ enum tensor_type {
 enum { TENSOR_DIMS = 4, PANEL = 32 };
 
 struct exec;
+struct backend;
+struct pool_block;
 
 struct tensor {
     enum tensor_type type;
     int ndim;
     int64_t shape[TENSOR_DIMS]; /* dimensions past ndim are 1 */
-    void *data;
+    void *data; /* in the backend's memory: only where that is the host's may anything but a kernel look at it */
     int refs;
-    struct exec *pool; /* takes the data back; NULL: data is borrowed */
-    bool owned;        /* data came from mem_*: freed with the tensor (weights) */
+    struct exec *pool; /* takes `block`, which holds the data, back; NULL: owned or borrowed */
+    struct pool_block *block;
+    struct backend *owner; /* the data is this backend's memory, given back with the tensor (weights); else NULL */
     /* A weight that never changes: backends keep a converted copy of it here (blocked, transformed). */
     bool constant;
     void *converted;
@@ -67,8 +70,15 @@ struct tensor *tensor_new(struct exec *ex, enum tensor_type type, int ndim, cons
 /* For weights: memory owned by the tensor itself, tagged MEM_WEIGHTS; freed on the last drop. */
 struct tensor *tensor_new_weight(aim_context *ctx, enum tensor_type type, int ndim, const int64_t *shape);
 
-/* Borrows `data`, which must outlive the tensor. */
+/* Borrows `data`, which must outlive the tensor and lie in the backend's memory. */
 struct tensor *tensor_borrow(aim_context *ctx, enum tensor_type type, int ndim, const int64_t *shape, const void *data);
+
+/* ---- between the host's memory and a tensor's; the first is a new tensor, NULL on failure as with ops */
+struct tensor *tensor_from_host(struct exec *ex, enum tensor_type type, int ndim, const int64_t *shape, const void *host);
+aim_status tensor_write(struct exec *ex, struct tensor *t, const void *host);
+aim_status tensor_read(struct exec *ex, const struct tensor *t, void *host);
+aim_status tensor_copy(struct exec *ex, struct tensor *to, const struct tensor *from); /* of one size */
+aim_status tensor_zero(struct exec *ex, struct tensor *t);
 
 /* A tensor on the stack over memory of the caller's: never counted or freed. */
 struct tensor tensor_view(enum tensor_type type, void *data, int64_t n0, int64_t n1, int64_t n2, int64_t n3);
@@ -89,12 +99,12 @@ size_t tensor_bytes(enum tensor_type type, int ndim, const int64_t *shape);
 
 static inline float *f32(const struct tensor *t)
 {
-    return t->data;
+    return (float *)t->data;
 }
 
 static inline int32_t *i32(const struct tensor *t)
 {
-    return t->data;
+    return (int32_t *)t->data;
 }
 
 static inline float bf16_to_f32(uint16_t h)
@@ -102,7 +112,8 @@ static inline float bf16_to_f32(uint16_t h)
     union {
         uint32_t u;
         float f;
-    } v = {.u = (uint32_t)h << 16};
+    } v;
+    v.u = (uint32_t)h << 16;
     return v.f;
 }
 
@@ -112,7 +123,8 @@ static inline uint16_t bf16_from_f32(float x)
     union {
         float f;
         uint32_t u;
-    } v = {.f = x};
+    } v;
+    v.f = x;
     if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((v.u >> 16) | 0x40u);
     return (uint16_t)((v.u + 0x7fffu + ((v.u >> 16) & 1u)) >> 16);
 }

@@ -115,7 +115,7 @@ class Options(Case):
 
     def test_choices(self):
         self.assertIn("auto, f32 or bf16", self.refuse("info", "-m", GROUP, "--weights", "q8"))
-        self.assertIn("cpu", self.refuse("info", "-m", GROUP, "--device", "cuda"))
+        self.assertIn("cpu", self.refuse("info", "-m", GROUP, "--device", "tpu"))
         self.assertIn("auto, 0 or 1", self.refuse("info", "-m", GROUP, "--pos-offset", "2"))
         self.assertIn("AiM-XL", self.refuse("init", "--preset", "AiM-XXL", "-o", "x"))
         self.refuse("info", "-m", GROUP, "--cpu", "quantum", says="quantum")
