@@ -17,10 +17,10 @@ static void *host_take(struct backend *be, size_t bytes, enum memory_tag tag)
     return mem_new(be->ctx, bytes, tag);
 }
 
-static void host_give(struct backend *be, void *data, enum memory_tag tag)
+static void host_give(struct backend *be, void *data, size_t bytes)
 {
     (void)be;
-    (void)tag;
+    (void)bytes;
     mem_free(data);
 }
 

@@ -33,18 +33,19 @@ struct ops {
 
 /*
  * Where the data of tensors lies. On the CPU that is plain memory, and moving data is memcpy. `take` returns NULL with the
- * message set; `give` returns what `take` gave under the same tag. Transfers are in order with the ops: an upload has read the
+ * message set; `give` wants the size that was taken. Transfers are in order with the ops: an upload has read the
  * host's memory, and a download written it, when the call returns.
  */
 struct device_memory {
     bool host; /* it is the host's own */
     void *(*take)(struct backend *be, size_t bytes, enum memory_tag tag);
-    void (*give)(struct backend *be, void *data, enum memory_tag tag);
+    void (*give)(struct backend *be, void *data, size_t bytes);
     aim_status (*upload)(struct backend *be, void *to, const void *host, size_t bytes);
     aim_status (*download)(struct backend *be, void *host, const void *from, size_t bytes);
     aim_status (*copy)(struct backend *be, void *to, const void *from, size_t bytes);
     aim_status (*zero)(struct backend *be, void *data, size_t bytes);
     int64_t (*available)(struct backend *be); /* bytes that could still be taken */
+    int64_t used, peak;                       /* bytes taken from a device of its own; the host's are the context's account */
 };
 
 struct backend {

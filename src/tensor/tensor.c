@@ -19,7 +19,7 @@ void exec_clear(struct exec *ex)
     while (ex->idle) {
         struct pool_block *b = ex->idle;
         ex->idle = b->next;
-        ex->backend->memory.give(ex->backend, b->data, MEM_ACTIVATIONS);
+        ex->backend->memory.give(ex->backend, b->data, b->bytes);
         mem_free(b);
     }
     ex->status = AIM_OK;
@@ -72,6 +72,11 @@ size_t tensor_bytes(enum tensor_type type, int ndim, const int64_t *shape)
         if (!size_mul(bytes, n, &bytes)) return 0;
     }
     return bytes <= PTRDIFF_MAX / 2 ? bytes : 0;
+}
+
+static size_t bytes_of(const struct tensor *t)
+{
+    return tensor_bytes(t->type, t->ndim, t->shape);
 }
 
 static struct tensor *tensor_header(aim_context *ctx, enum tensor_type type, int ndim, const int64_t *shape)
@@ -128,11 +133,6 @@ struct tensor *tensor_borrow(aim_context *ctx, enum tensor_type type, int ndim, 
     t->data = (void *)(uintptr_t)data;
     t->constant = true;
     return t;
-}
-
-static size_t bytes_of(const struct tensor *t)
-{
-    return tensor_bytes(t->type, t->ndim, t->shape);
 }
 
 /* Failures of transfers stick to the exec like those of ops. */
@@ -195,7 +195,7 @@ void tensor_drop(struct tensor *t)
     if (t->pool)
         pool_give(t->pool, t->block);
     else if (t->owner)
-        t->owner->memory.give(t->owner, t->data, MEM_WEIGHTS);
+        t->owner->memory.give(t->owner, t->data, bytes_of(t));
     mem_free(t);
 }
 

@@ -1,0 +1,148 @@
+#include "cuda/device.cuh"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+extern "C" {
+#include "cuda/cuda.h"
+}
+
+aim_status cuda_check(aim_context *ctx, cudaError_t error, const char *what)
+{
+    if (error == cudaSuccess) return AIM_OK;
+    if (error == cudaErrorMemoryAllocation)
+        return aim_fail(ctx, AIM_ERR_MEMORY, "the GPU is out of memory; use a smaller --batch (%s)", what);
+    return aim_fail(ctx, AIM_ERR_INTERNAL, "CUDA: %s (%s)", cudaGetErrorString(error), what);
+}
+
+/* ------------------------------------------------------------------------------------------------- memory */
+
+static void *take(struct backend *be, size_t bytes, enum memory_tag tag)
+{
+    void *data = NULL;
+    struct device_memory *m = &be->memory;
+    (void)tag;
+    if (cuda_check(be->ctx, cudaMalloc(&data, bytes ? bytes : 1), "cudaMalloc") != AIM_OK) {
+        cudaGetLastError(); /* it has been told: the next launch must not find it */
+        return NULL;
+    }
+    m->used += (int64_t)bytes;
+    if (m->used > m->peak) m->peak = m->used;
+    return data;
+}
+
+static void give(struct backend *be, void *data, size_t bytes)
+{
+    be->memory.used -= (int64_t)bytes;
+    cudaFree(data);
+}
+
+static aim_status upload(struct backend *be, void *to, const void *host, size_t bytes)
+{
+    /* From pageable memory the call returns once the source has been read. */
+    CUDA_TRY(be, cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, cuda_of(be)->stream));
+    return AIM_OK;
+}
+
+static aim_status download(struct backend *be, void *host, const void *from, size_t bytes)
+{
+    CUDA_TRY(be, cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, cuda_of(be)->stream));
+    CUDA_TRY(be, cudaStreamSynchronize(cuda_of(be)->stream));
+    return AIM_OK;
+}
+
+static aim_status copy(struct backend *be, void *to, const void *from, size_t bytes)
+{
+    CUDA_TRY(be, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda_of(be)->stream));
+    return AIM_OK;
+}
+
+static aim_status zero(struct backend *be, void *data, size_t bytes)
+{
+    CUDA_TRY(be, cudaMemsetAsync(data, 0, bytes, cuda_of(be)->stream));
+    return AIM_OK;
+}
+
+static int64_t available(struct backend *be)
+{
+    size_t free_bytes = 0, total = 0;
+    (void)be;
+    return cudaMemGetInfo(&free_bytes, &total) == cudaSuccess ? (int64_t)free_bytes : 0;
+}
+
+void *cuda_scratch(struct backend *be, size_t bytes)
+{
+    struct cuda *c = cuda_of(be);
+    if (bytes <= c->scratch_bytes) return c->scratch;
+    if (c->scratch) { /* ops that use the old block may still run */
+        if (cuda_check(be->ctx, cudaStreamSynchronize(c->stream), "scratch memory") != AIM_OK) return NULL;
+        give(be, c->scratch, c->scratch_bytes);
+    }
+    c->scratch = take(be, bytes, MEM_ACTIVATIONS);
+    c->scratch_bytes = c->scratch ? bytes : 0;
+    return c->scratch;
+}
+
+/* ------------------------------------------------------------------------------------------------- set-up */
+
+static void state_free(void *state)
+{
+    struct cuda *c = (struct cuda *)state;
+    if (c->stream) cudaStreamSynchronize(c->stream);
+    cuda_images_free(c);
+    cuda_dense_free(c);
+    if (c->scratch) cudaFree(c->scratch);
+    if (c->blas) cublasLtDestroy(c->blas);
+    if (c->stream) cudaStreamDestroy(c->stream);
+    free(c);
+}
+
+static aim_status find_device(struct backend *be, struct cuda *c)
+{
+    int count = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess || count == 0)
+        return aim_fail(be->ctx, AIM_ERR_UNSUPPORTED, "no NVIDIA GPU can be used here (%s)",
+                        error != cudaSuccess ? cudaGetErrorString(error) : "none was found");
+    if (c->ordinal >= count)
+        return aim_fail(be->ctx, AIM_ERR_ARGUMENT, "there is no GPU %d: this machine has %d, numbered from 0", c->ordinal, count);
+    CUDA_TRY(be, cudaSetDevice(c->ordinal));
+    struct cudaDeviceProp properties;
+    CUDA_TRY(be, cudaGetDeviceProperties(&properties, c->ordinal));
+    c->multiprocessors = properties.multiProcessorCount;
+    c->shared_limit = properties.sharedMemPerBlockOptin;
+    if (properties.major < 8)
+        return aim_fail(be->ctx, AIM_ERR_UNSUPPORTED, "%s is too old: compute capability 8.0 is needed, it has %d.%d",
+                        properties.name, properties.major, properties.minor);
+    snprintf(be->ctx->device, sizeof be->ctx->device, "cuda:%d %.90s, %.0f GB", c->ordinal, properties.name,
+             (double)properties.totalGlobalMem / 1e9);
+    return AIM_OK;
+}
+
+aim_status cuda_attach(struct backend *be, int ordinal)
+{
+    struct cuda *c = (struct cuda *)calloc(1, sizeof *c);
+    if (!c) return aim_fail(be->ctx, AIM_ERR_MEMORY, "out of memory");
+    c->ctx = be->ctx;
+    c->ordinal = ordinal;
+    be->state = c;
+    be->state_free = state_free;
+    if (be->ctx->threads == 0) be->ctx->threads = 1;
+    be->threads = be->ctx->threads;
+    be->activation = T_BF16;
+    be->memory.take = take;
+    be->memory.give = give;
+    be->memory.upload = upload;
+    be->memory.download = download;
+    be->memory.copy = copy;
+    be->memory.zero = zero;
+    be->memory.available = available;
+#define OP(name, parameters) be->op.name = cuda_##name;
+#include "tensor/ops.def"
+#undef OP
+    TRY(find_device(be, c));
+    CUDA_TRY(be, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
+    if (cublasLtCreate(&c->blas) != CUBLAS_STATUS_SUCCESS)
+        return aim_fail(be->ctx, AIM_ERR_UNSUPPORTED, "cuBLASLt cannot be started on this GPU");
+    return cuda_images_create(c);
+}
