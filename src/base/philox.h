@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 /* What a number is for; different streams never share a counter. */
-enum philox_stream { PHILOX_SAMPLE = 0, PHILOX_INIT = 1 };
+enum philox_stream { PHILOX_SAMPLE = 0, PHILOX_INIT = 1, PHILOX_DROPOUT = 8, PHILOX_CODEBOOK = 9 };
 
 struct philox4 {
     uint32_t v[4];

@@ -335,14 +335,20 @@ static aim_status run_convolution(struct backend *be, const struct convolution *
     layout_ref weights = dnnl_primitive_desc_query_md(c->desc, dnnl_query_weights_md, 0);
     float *data;
     struct reordered *own;
-    TRY(get_weights(be, w, weights, &data, &own));
+    float *zeros = NULL; /* in place of a bias: the primitives are made with one */
+    if (!bias) zeros = mem_zero(be->ctx, (size_t)w->shape[0], sizeof(float), MEM_ACTIVATIONS);
+    if (!bias && !zeros) return AIM_ERR_MEMORY;
+    aim_status status = get_weights(be, w, weights, &data, &own);
+    if (status != AIM_OK) {
+        mem_free(zeros);
+        return status;
+    }
     layout_ref layouts[ARGS] = {dnnl_primitive_desc_query_md(c->desc, dnnl_query_src_md, 0), weights,
                                 dnnl_primitive_desc_query_md(c->desc, dnnl_query_weights_md, 1),
                                 dnnl_primitive_desc_query_md(c->desc, dnnl_query_dst_md, 0)};
-    void *blocks[ARGS] = {x->data, data, bias->data, y->data};
+    void *blocks[ARGS] = {x->data, data, bias ? bias->data : zeros, y->data};
     const int names[ARGS] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_BIAS, DNNL_ARG_DST};
     dnnl_exec_arg_t args[ARGS + 1] = {{0}};
-    aim_status status = AIM_OK;
     for (int i = 0; i < ARGS && status == AIM_OK; i++) {
         args[i].arg = names[i];
         status = check(be->ctx, dnnl_memory_create(&args[i].memory, layouts[i], d->engine, blocks[i]), "convolution");
@@ -351,6 +357,7 @@ static aim_status run_convolution(struct backend *be, const struct convolution *
     for (int i = 0; i < ARGS; i++)
         if (args[i].memory) dnnl_memory_destroy(args[i].memory);
     free_reordered(own);
+    mem_free(zeros);
     return status;
 }
 

@@ -23,6 +23,22 @@ struct conv2d {
     bool upsample;             /* x is enlarged twofold (nearest) before the convolution */
 };
 
+/* Dropout of one half: element i (row-major) stays, doubled, when bit i % 128 of philox(seed; i / 128, position,
+ * PHILOX_DROPOUT), counted from the lowest bit of v[0], is set. */
+struct dropout {
+    uint64_t seed;
+    uint32_t position;
+};
+
+/* The terms of adversarial losses. */
+enum mean_map {
+    MAP_IDENTITY,
+    MAP_HINGE_REAL,    /* relu(1 - x) */
+    MAP_HINGE_FAKE,    /* relu(1 + x) */
+    MAP_SOFTPLUS,      /* ln(1 + e^x) */
+    MAP_SOFTPLUS_MINUS /* ln(1 + e^-x) */
+};
+
 struct backend;
 
 #define OP(name, parameters) aim_status(*name) parameters;

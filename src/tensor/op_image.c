@@ -11,7 +11,7 @@ static aim_status conv2d_backward(struct exec *ex, struct node *n)
     return ex->backend->op.conv2d_backward(ex->backend, x, w, &n->how.conv, n->out[0]->grad, dx, dw, dbias);
 }
 
-/* y (N,H',W',O) = w * x + bias */
+/* y (N,H',W',O) = w * x + bias; the bias may be OP_NONE */
 struct tensor *op_conv2d(struct exec *ex, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                          struct conv2d how)
 {
@@ -19,8 +19,9 @@ struct tensor *op_conv2d(struct exec *ex, const struct tensor *x, const struct t
     int64_t k = w->shape[2], grow = how.upsample ? 2 : 1, pad = how.pad_before + how.pad_after;
     int64_t H = (x->shape[1] * grow + pad - k) / how.stride + 1, W = (x->shape[2] * grow + pad - k) / how.stride + 1;
     bool fits = x->ndim == 4 && w->ndim == 4 && w->shape[3] == k && w->shape[1] == x->shape[3] &&
-                tensor_count(bias) == w->shape[0] && x->shape[1] * grow + pad >= k && x->shape[2] * grow + pad >= k;
+                (bias == OP_NONE || tensor_count(bias) == w->shape[0]) && x->shape[1] * grow + pad >= k && x->shape[2] * grow + pad >= k;
     if (!op_check(ex, fits, "conv2d")) return NULL;
+    if (bias == OP_NONE) bias = NULL;
     struct tensor *y = tensor_new(ex, T_F32, SHAPE(x->shape[0], H, W, w->shape[0]));
     if (y) y = op_finish(ex, ex->backend->op.conv2d(ex->backend, x, w, bias, &how, y), y);
     struct node node = {conv2d_backward, {y}, {tape_input(x), tape_input(w), tape_input(bias)}, {.conv = how}};

@@ -46,9 +46,29 @@ struct tensor *op_straight_through(struct exec *ex, const struct tensor *z, cons
 /* One value, weight · mean (a - target)²; the target gets no gradient. */
 struct tensor *op_mean_square(struct exec *ex, const struct tensor *a, const struct tensor *target, float weight);
 
+/* op_loss.c: what the losses of stage 1 are made of */
+struct tensor *op_leaky_relu(struct exec *ex, const struct tensor *x, float slope);
+struct tensor *op_max_pool(struct exec *ex, const struct tensor *x);
+/* Normalises with the batch's own statistics; mean and variance (C), the running ones, take a step towards these. */
+struct tensor *op_batch_norm(struct exec *ex, const struct tensor *x, const struct tensor *w, const struct tensor *b,
+                             struct tensor *mean, struct tensor *variance);
+struct tensor *op_blur(struct exec *ex, const struct tensor *x);
+/* (N) distances of feature maps; dropout may be NULL; b gets no gradient. */
+struct tensor *op_lpips_distance(struct exec *ex, const struct tensor *a, const struct tensor *b, const struct tensor *w,
+                                 const struct dropout *dropout);
+/* One value, weight · mean |a - target|; the target gets no gradient. */
+struct tensor *op_mean_absolute(struct exec *ex, const struct tensor *a, const struct tensor *target, float weight);
+/* One value, weight · mean f(x). With MAP_IDENTITY and one value in x this is a product with `weight`. */
+struct tensor *op_mean_map(struct exec *ex, const struct tensor *x, enum mean_map map, float weight);
+/* One value; z (M,D) and e (V,D) with rows of unit length. */
+struct tensor *op_code_entropy(struct exec *ex, const struct tensor *z, const struct tensor *e, float temperature,
+                               float weight);
+
 /* The published models' constants (spec B3, C8, D1). */
 #define AIM_RMS_EPS        1e-5f
 #define AIM_GROUP_NORM_EPS 1e-6f
+#define AIM_BATCH_NORM_EPS 1e-5f
+#define AIM_BATCH_NORM_MOMENTUM 0.1f
 enum { AIM_NORM_GROUPS = 32 };
 
 /* Shared by the op files: false, with the message set, unless the condition on shapes holds. */

@@ -25,7 +25,19 @@ struct node {
         struct conv2d conv;
         int64_t from; /* slice_add */
         bool silu;    /* group_norm_silu */
-        float weight; /* mean_square */
+        float weight; /* mean_square, mean_absolute */
+        float slope;  /* leaky_relu */
+        struct {
+            enum mean_map map;
+            float weight;
+        } mean;
+        struct {
+            bool on;
+            struct dropout how;
+        } dropout; /* lpips_distance */
+        struct {
+            float temperature, weight;
+        } entropy;
     } how;
 };
 

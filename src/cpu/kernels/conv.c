@@ -60,7 +60,7 @@ aim_status KERNEL(patches_conv2d)(struct backend *be, const struct tensor *x, co
                 gemm_panel(false, rows, K, patch, K, packed + p * PANEL * K, acc);
                 for (int64_t r = 0; r < rows; r++)
                     for (int64_t j = 0; j < live; j++)
-                        f32(y)[(m + r) * O + p * PANEL + j] = acc[r][j] + f32(bias)[p * PANEL + j];
+                        f32(y)[(m + r) * O + p * PANEL + j] = acc[r][j] + (bias ? f32(bias)[p * PANEL + j] : 0.0f);
             }
         }
     }

@@ -44,19 +44,17 @@ static aim_status dx_turned(struct backend *be, const struct tensor *w, const st
 {
     int64_t O = w->shape[0], I = w->shape[1], k = w->shape[2], area = k * k, pad = k - 1;
     float *turned = mem_array(be->ctx, (size_t)tensor_count(w), sizeof(float), MEM_ACTIVATIONS);
-    float *zeros = mem_zero(be->ctx, (size_t)I, sizeof(float), MEM_ACTIVATIONS);
-    aim_status status = turned && zeros ? AIM_OK : AIM_ERR_MEMORY;
+    aim_status status = turned ? AIM_OK : AIM_ERR_MEMORY;
     if (status == AIM_OK) {
 #pragma omp parallel for num_threads(be->threads) schedule(static)
         for (int64_t i = 0; i < I; i++)
             for (int64_t o = 0; o < O; o++)
                 for (int64_t a = 0; a < area; a++) turned[(i * O + o) * area + a] = f32(w)[(o * I + i) * area + area - 1 - a];
-        struct tensor filters = tensor_view(T_F32, turned, I, O, k, k), bias = tensor_view(T_F32, zeros, I, 0, 0, 0);
+        struct tensor filters = tensor_view(T_F32, turned, I, O, k, k);
         struct conv2d back = {.stride = 1, .pad_before = (int)pad - how->pad_before, .pad_after = (int)pad - how->pad_after};
-        status = be->op.conv2d(be, dy, &filters, &bias, &back, dx);
+        status = be->op.conv2d(be, dy, &filters, NULL, &back, dx);
     }
     mem_free(turned);
-    mem_free(zeros);
     return status;
 }
 

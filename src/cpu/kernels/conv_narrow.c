@@ -27,7 +27,7 @@ static void sum_taps(float (*const rows[3])[PANEL], int64_t W, int64_t O, const 
 {
     for (int64_t x = 0; x < W; x++, out += O)
         for (int64_t o = 0; o < O; o++) {
-            float sum = bias[o];
+            float sum = bias ? bias[o] : 0.0f;
             for (int ky = 0; ky < 3; ky++) {
                 if (!rows[ky]) continue;
                 for (int kx = 0; kx < 3; kx++)
@@ -69,7 +69,7 @@ aim_status KERNEL(narrow_conv2d) CONV2D_PARAMETERS
         pack_taps(w, panel);
 #pragma omp parallel for num_threads(be->threads) schedule(dynamic)
         for (int64_t i = 0; i < N * parts; i++)
-            run_rows(x, panel, f32(bias), y, i / parts, i % parts * ROWS, products + omp_get_thread_num() * (ROWS + 2) * W);
+            run_rows(x, panel, bias ? f32(bias) : NULL, y, i / parts, i % parts * ROWS, products + omp_get_thread_num() * (ROWS + 2) * W);
     }
     aim_status status = panel && products ? AIM_OK : AIM_ERR_MEMORY;
     mem_free(panel);

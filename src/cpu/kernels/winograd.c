@@ -218,7 +218,8 @@ static inline __attribute__((always_inline)) void tile_out(const bool up, const 
     for (int64_t c = 0; c < count; c += VLEN) {
         int64_t live = min64(count - c, VLEN);
         vf columns[TILE * MAX_PRODUCTS], in[MAX_PRODUCTS], out[TILE];
-        vf bias = live == VLEN ? vload(f32(k->bias) + first + c) : vload_part(f32(k->bias) + first + c, live);
+        vf bias = {0};
+        if (k->bias) bias = live == VLEN ? vload(f32(k->bias) + first + c) : vload_part(f32(k->bias) + first + c, live);
         for (int x = 0; x < n; x++) {
             for (int y = 0; y < n; y++) in[y] = vload(m + (y * n + x) * k->plane_m + c);
             transform_output(up, in, columns + x, n);
