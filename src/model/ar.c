@@ -243,7 +243,8 @@ static struct tensor *embed(struct exec *ex, const struct ar *ar, const struct t
     return x;
 }
 
-struct tensor *ar_forward(struct exec *ex, const struct ar *ar, const int32_t *labels, const int32_t *codes, int64_t B)
+/* What the head reads: (B,T,d). */
+static struct tensor *backbone(struct exec *ex, const struct ar *ar, const int32_t *labels, const int32_t *codes, int64_t B)
 {
     struct tensor *e = ar_class_embedding(ex, ar, labels, B);
     struct ar_conditions conditions = ar_conditions(ex, ar, e);
@@ -261,8 +262,6 @@ struct tensor *ar_forward(struct exec *ex, const struct ar *ar, const int32_t *l
     struct tensor *n = op_residual_rms_norm_modulate(ex, &r, h, mod, ar->norm_f, OP_NONE);
     struct tensor *final = ar_final_modulation(ex, ar, &conditions);
     struct tensor *o = op_residual_rms_norm_modulate(ex, &n, OP_NONE, OP_NONE, ar->norm_final, final);
-    struct tensor *logits = op_linear(ex, o, ar->words, OP_NONE);
-    tensor_drop(o);
     tensor_drop(n);
     tensor_drop(final);
     tensor_drop(h);
@@ -270,7 +269,24 @@ struct tensor *ar_forward(struct exec *ex, const struct ar *ar, const int32_t *l
     tensor_drop(r);
     tensor_drop(e);
     ar_conditions_drop(&conditions);
+    return o;
+}
+
+struct tensor *ar_forward(struct exec *ex, const struct ar *ar, const int32_t *labels, const int32_t *codes, int64_t B)
+{
+    struct tensor *o = backbone(ex, ar, labels, codes, B), *logits = op_linear(ex, o, ar->words, OP_NONE);
+    tensor_drop(o);
     return logits;
+}
+
+struct tensor *ar_loss(struct exec *ex, const struct ar *ar, const int32_t *labels, const int32_t *codes, int64_t B)
+{
+    struct tensor *o = backbone(ex, ar, labels, codes, B);
+    struct tensor *target = o ? tensor_from_host(ex, T_I32, SHAPE(B * ar->config.num_tokens), codes) : NULL;
+    struct tensor *loss = op_linear_cross_entropy(ex, o, ar->words, target);
+    tensor_drop(target);
+    tensor_drop(o);
+    return loss;
 }
 
 /* -------------------------------------------------------------------------------- position offset (spec I-1) */

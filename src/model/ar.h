@@ -64,6 +64,9 @@ void ar_conditions_drop(struct ar_conditions *c);
  */
 struct tensor *ar_forward(struct exec *ex, const struct ar *ar, const int32_t *labels, const int32_t *codes, int64_t pictures);
 
+/* -log p of each code of the same network, (B*T): what training minimises the mean of. The logits are never there whole. */
+struct tensor *ar_loss(struct exec *ex, const struct ar *ar, const int32_t *labels, const int32_t *codes, int64_t pictures);
+
 /*
  * Which position convention a checkpoint was trained with (spec I-1): 0 or 1, or -1 when the norms do not tell.
  * positions (num_tokens+1, d).

@@ -80,9 +80,11 @@ struct tensor *vq_latent(struct exec *ex, const struct vq *vq, const struct tens
     x = middle(ex, s, x);
     struct tensor *h = norm_conv(ex, &s->norm_out, &s->conv_out, x);
     tensor_drop(x);
-    struct tensor *z = op_linear(ex, h, vq->quant.w, vq->quant.b);
+    struct tensor *z = op_linear(ex, h, vq->quant.w, vq->quant.b),
+                  *exact = op_cast(ex, z, T_F32); /* codes are chosen in float32 */
     tensor_drop(h);
-    return z;
+    tensor_drop(z);
+    return exact;
 }
 
 /* The codebook with rows of unit length; the caller's. */
@@ -104,8 +106,10 @@ struct tensor *vq_quantise(struct exec *ex, const struct vq *vq, const struct te
 static struct tensor *decode_codes(struct exec *ex, const struct vq *vq, struct tensor *z)
 {
     const struct vq_stack *s = &vq->decoder;
-    struct tensor *h = op_linear(ex, z, vq->post_quant.w, vq->post_quant.b);
+    struct tensor *a = op_cast(ex, z, backend_activation(ex->backend));
+    struct tensor *h = op_linear(ex, a, vq->post_quant.w, vq->post_quant.b);
     tensor_drop(z);
+    tensor_drop(a);
     struct tensor *x = op_conv2d(ex, h, s->conv_in.w, s->conv_in.b, same3x3);
     tensor_drop(h);
     x = middle(ex, s, x);

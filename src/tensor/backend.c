@@ -92,8 +92,7 @@ static aim_status create(struct backend *be, const aim_context_options *options)
     const char *device = options->device ? options->device : "cpu";
     if (strcmp(device, "cpu") == 0) return create_cpu(be, options->cpu);
     int ordinal = cuda_ordinal(device);
-    if (ordinal < 0)
-        return aim_fail(be->ctx, AIM_ERR_ARGUMENT, "unknown device \"%s\": cpu, cuda and cuda:N exist", device);
+    if (ordinal < 0) return aim_fail(be->ctx, AIM_ERR_ARGUMENT, "unknown device \"%s\": cpu, cuda and cuda:N exist", device);
 #ifdef AIM_HAVE_CUDA
     return cuda_attach(be, ordinal);
 #else

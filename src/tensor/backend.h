@@ -39,6 +39,24 @@ enum mean_map {
     MAP_SOFTPLUS_MINUS /* ln(1 + e^-x) */
 };
 
+/*
+ * AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019). With g = dw min(1, clip / (norm + 1e-6)):
+ * w -= lr decay w where the slot decays; m += (1 - beta1) (g - m); v += (1 - beta2) (g² - v);
+ * w -= lr m / (1 - beta1^step) / (√(v / (1 - beta2^step)) + eps); ema += (1 - ema_decay) (w - ema).
+ */
+struct adamw {
+    double lr, beta1, beta2, eps, decay;
+    double clip;      /* largest norm of the gradient; 0: as it is */
+    double ema_decay; /* for slots with an ema */
+    int64_t step;     /* from 1 */
+};
+
+/* All of one size, f32, and of a lifetime in which no address changes; ema may be NULL. */
+struct adamw_slot {
+    struct tensor *w, *dw, *m, *v, *ema;
+    bool decays;
+};
+
 struct backend;
 
 #define OP(name, parameters) aim_status(*name) parameters;

@@ -19,10 +19,11 @@ struct tensor *op_conv2d(struct exec *ex, const struct tensor *x, const struct t
     int64_t k = w->shape[2], grow = how.upsample ? 2 : 1, pad = how.pad_before + how.pad_after;
     int64_t H = (x->shape[1] * grow + pad - k) / how.stride + 1, W = (x->shape[2] * grow + pad - k) / how.stride + 1;
     bool fits = x->ndim == 4 && w->ndim == 4 && w->shape[3] == k && w->shape[1] == x->shape[3] &&
-                (bias == OP_NONE || tensor_count(bias) == w->shape[0]) && x->shape[1] * grow + pad >= k && x->shape[2] * grow + pad >= k;
+                (bias == OP_NONE || tensor_count(bias) == w->shape[0]) && x->shape[1] * grow + pad >= k &&
+                x->shape[2] * grow + pad >= k;
     if (!op_check(ex, fits, "conv2d")) return NULL;
     if (bias == OP_NONE) bias = NULL;
-    struct tensor *y = tensor_new(ex, T_F32, SHAPE(x->shape[0], H, W, w->shape[0]));
+    struct tensor *y = tensor_new(ex, x->type, SHAPE(x->shape[0], H, W, w->shape[0]));
     if (y) y = op_finish(ex, ex->backend->op.conv2d(ex->backend, x, w, bias, &how, y), y);
     struct node node = {conv2d_backward, {y}, {tape_input(x), tape_input(w), tape_input(bias)}, {.conv = how}};
     if (y) tape_record(ex, &node);
@@ -49,7 +50,7 @@ struct tensor *op_group_norm_silu(struct exec *ex, const struct tensor *x, const
     if (!op_check(ex, x->ndim == 4 && C % AIM_NORM_GROUPS == 0 && tensor_count(w) == C && tensor_count(b) == C,
                   "group_norm_silu"))
         return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, 4, x->shape);
+    struct tensor *y = tensor_new(ex, x->type, 4, x->shape);
     if (!y) return NULL;
     aim_status status = ex->backend->op.group_norm_silu(ex->backend, x, w, b, AIM_NORM_GROUPS, AIM_GROUP_NORM_EPS, silu, y);
     y = op_finish(ex, status, y);
@@ -73,7 +74,7 @@ struct tensor *op_attention(struct exec *ex, const struct tensor *q, const struc
     if (!q || !k || !v) return NULL;
     bool fits = q->ndim == 3 && tensor_count(q) == tensor_count(k) && tensor_count(q) == tensor_count(v);
     if (!op_check(ex, fits, "attention")) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, 3, q->shape);
+    struct tensor *y = tensor_new(ex, q->type, 3, q->shape);
     if (y) y = op_finish(ex, ex->backend->op.attention(ex->backend, q, k, v, y), y);
     if (y) tape_record(ex, &(struct node){attention_backward, {y}, {tape_input(q), tape_input(k), tape_input(v)}, {{0}}});
     return y;
@@ -94,7 +95,7 @@ struct tensor *op_add(struct exec *ex, const struct tensor *a, const struct tens
 {
     if (!a || !b) return NULL;
     if (!op_check(ex, tensor_count(a) == tensor_count(b), "add")) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, a->ndim, a->shape);
+    struct tensor *y = tensor_new(ex, a->type, a->ndim, a->shape);
     if (y) y = op_finish(ex, ex->backend->op.add(ex->backend, a, b, y), y);
     if (y) tape_record(ex, &(struct node){add_backward, {y}, {tape_input(a), tape_input(b)}, {{0}}});
     return y;
@@ -111,7 +112,7 @@ static aim_status normalize_rows_backward(struct exec *ex, struct node *n)
 struct tensor *op_normalize_rows(struct exec *ex, const struct tensor *x)
 {
     if (!x) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, x->ndim, x->shape);
+    struct tensor *y = tensor_new(ex, x->type, x->ndim, x->shape);
     if (y) y = op_finish(ex, ex->backend->op.normalize_rows(ex->backend, x, y), y);
     if (y) tape_record(ex, &(struct node){normalize_rows_backward, {y}, {tape_input(x)}, {{0}}});
     return y;
@@ -137,7 +138,7 @@ struct tensor *op_straight_through(struct exec *ex, const struct tensor *z, cons
 {
     if (!z || !code) return NULL;
     if (!op_check(ex, tensor_count(z) == tensor_count(code), "straight_through")) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, z->ndim, z->shape);
+    struct tensor *y = tensor_new(ex, z->type, z->ndim, z->shape);
     if (!y) return NULL;
     y = op_finish(ex, tensor_copy(ex, y, code), y);
     if (!y) return NULL;
@@ -168,7 +169,7 @@ struct tensor *op_mean_square(struct exec *ex, const struct tensor *a, const str
 static aim_status layout_backward(struct exec *ex, struct node *n,
                                   aim_status (*back)(struct backend *, const struct tensor *, struct tensor *))
 {
-    struct tensor *dx = tape_grad(ex, n->in[0]), *turned = dx ? tensor_new(ex, T_F32, dx->ndim, dx->shape) : NULL;
+    struct tensor *dx = tape_grad(ex, n->in[0]), *turned = dx ? tensor_new(ex, dx->type, dx->ndim, dx->shape) : NULL;
     if (!turned) return ex->status;
     aim_status status = back(ex->backend, n->out[0]->grad, turned);
     if (status == AIM_OK) status = ex->backend->op.accumulate(ex->backend, turned, dx);
@@ -189,7 +190,9 @@ static aim_status nhwc_to_nchw_backward(struct exec *ex, struct node *n)
 struct tensor *op_nchw_to_nhwc(struct exec *ex, const struct tensor *x)
 {
     if (!x) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, SHAPE(x->shape[0], x->shape[2], x->shape[3], x->shape[1]));
+    /* inside a network feature maps are activations, outside pictures are float32 */
+    enum tensor_type type = backend_activation(ex->backend);
+    struct tensor *y = tensor_new(ex, type, SHAPE(x->shape[0], x->shape[2], x->shape[3], x->shape[1]));
     if (y) y = op_finish(ex, ex->backend->op.nchw_to_nhwc(ex->backend, x, y), y);
     if (y) tape_record(ex, &(struct node){nchw_to_nhwc_backward, {y}, {tape_input(x)}, {{0}}});
     return y;

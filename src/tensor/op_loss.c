@@ -13,7 +13,7 @@ static aim_status leaky_relu_backward(struct exec *ex, struct node *n)
 struct tensor *op_leaky_relu(struct exec *ex, const struct tensor *x, float slope)
 {
     if (!x) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, x->ndim, x->shape);
+    struct tensor *y = tensor_new(ex, x->type, x->ndim, x->shape);
     if (y) y = op_finish(ex, ex->backend->op.leaky_relu(ex->backend, x, slope, y), y);
     if (y) tape_record(ex, &(struct node){leaky_relu_backward, {y}, {tape_input(x)}, {.slope = slope}});
     return y;
@@ -30,7 +30,7 @@ struct tensor *op_max_pool(struct exec *ex, const struct tensor *x)
 {
     if (!x) return NULL;
     if (!op_check(ex, x->ndim == 4 && x->shape[1] >= 2 && x->shape[2] >= 2, "max_pool")) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, SHAPE(x->shape[0], x->shape[1] / 2, x->shape[2] / 2, x->shape[3]));
+    struct tensor *y = tensor_new(ex, x->type, SHAPE(x->shape[0], x->shape[1] / 2, x->shape[2] / 2, x->shape[3]));
     if (y) y = op_finish(ex, ex->backend->op.max_pool(ex->backend, x, y), y);
     if (y) tape_record(ex, &(struct node){max_pool_backward, {y}, {tape_input(x)}, {{0}}});
     return y;
@@ -51,10 +51,10 @@ struct tensor *op_batch_norm(struct exec *ex, const struct tensor *x, const stru
 {
     if (!x || !w || !b || !mean || !variance) return NULL;
     int64_t C = tensor_cols(x);
-    bool fits = x->ndim == 4 && tensor_count(w) == C && tensor_count(b) == C && tensor_count(mean) == C &&
-                tensor_count(variance) == C;
+    bool fits =
+        x->ndim == 4 && tensor_count(w) == C && tensor_count(b) == C && tensor_count(mean) == C && tensor_count(variance) == C;
     if (!op_check(ex, fits, "batch_norm")) return NULL;
-    struct tensor *statistics = tensor_new(ex, T_F32, SHAPE(2, C)), *y = tensor_new(ex, T_F32, 4, x->shape);
+    struct tensor *statistics = tensor_new(ex, T_F32, SHAPE(2, C)), *y = tensor_new(ex, x->type, 4, x->shape);
     if (statistics && y) {
         aim_status status = ex->backend->op.batch_norm(ex->backend, x, w, b, AIM_BATCH_NORM_EPS, AIM_BATCH_NORM_MOMENTUM, mean,
                                                        variance, statistics, y);
@@ -77,7 +77,7 @@ struct tensor *op_blur(struct exec *ex, const struct tensor *x)
 {
     if (!x) return NULL;
     if (!op_check(ex, x->ndim == 4 && x->shape[1] >= 2 && x->shape[2] >= 2, "blur")) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, 4, x->shape);
+    struct tensor *y = tensor_new(ex, x->type, 4, x->shape);
     if (y) y = op_finish(ex, ex->backend->op.blur(ex->backend, x, y), y);
     if (y) tape_record(ex, &(struct node){blur_backward, {y}, {tape_input(x)}, {{0}}});
     return y;

@@ -85,7 +85,7 @@ static aim_status silu_backward(struct exec *ex, struct node *n)
 struct tensor *op_silu(struct exec *ex, const struct tensor *x)
 {
     if (!x) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, x->ndim, x->shape);
+    struct tensor *y = tensor_new(ex, x->type, x->ndim, x->shape);
     if (y) y = op_finish(ex, ex->backend->op.silu(ex->backend, x, y), y);
     if (y) tape_record(ex, &(struct node){silu_backward, {y}, {tape_input(x)}, {{0}}});
     return y;
@@ -117,7 +117,8 @@ struct tensor *op_residual_rms_norm_modulate(struct exec *ex, struct tensor **r,
                 (gates == OP_NONE || (gates->shape[0] == B && tensor_cols(gates) == 3 * d)) &&
                 (mod == OP_NONE || (mod->shape[0] == B && tensor_cols(mod) >= 2 * d));
     if (!op_check(ex, fits, "residual_rms_norm_modulate")) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, 3, sum->shape);
+    /* what a modulation follows is an activation; plain norms stay float32, like the residual stream */
+    struct tensor *y = tensor_new(ex, mod == OP_NONE ? T_F32 : backend_activation(ex->backend), 3, sum->shape);
     struct tensor *added = h == OP_NONE ? tensor_keep(sum) : tensor_new(ex, T_F32, 3, sum->shape);
     if (!y || !added) {
         tensor_drop(y);
@@ -155,7 +156,7 @@ struct tensor *op_causal_conv1d_silu(struct exec *ex, const struct tensor *zxbcd
     bool fits = zxbcdt->ndim == 3 && tensor_count(w) == C * CONV_WIDTH && tensor_count(bias) == C && tensor_cols(zxbcdt) > C &&
                 (tensor_cols(zxbcdt) - C) % (HEADDIM + 1) == 0;
     if (!op_check(ex, fits, "causal_conv1d_silu")) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, SHAPE(zxbcdt->shape[0], zxbcdt->shape[1], C));
+    struct tensor *y = tensor_new(ex, zxbcdt->type, SHAPE(zxbcdt->shape[0], zxbcdt->shape[1], C));
     if (y) y = op_finish(ex, ex->backend->op.causal_conv1d_silu(ex->backend, zxbcdt, w, bias, y), y);
     struct node node = {causal_conv1d_silu_backward, {y}, {tape_input(zxbcdt), tape_input(w), tape_input(bias)}, {{0}}};
     if (y) tape_record(ex, &node);
@@ -181,7 +182,7 @@ struct tensor *op_ssd(struct exec *ex, const struct tensor *xbc, const struct te
     bool fits = xbc->ndim == 3 && tensor_rows(xbc) == tensor_rows(zxbcdt) && tensor_cols(xbc) > E &&
                 tensor_cols(zxbcdt) == E + tensor_cols(xbc) + H && tensor_count(dt_bias) == H && tensor_count(D) == H;
     if (!op_check(ex, fits, "ssd")) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, SHAPE(xbc->shape[0], xbc->shape[1], E));
+    struct tensor *y = tensor_new(ex, xbc->type, SHAPE(xbc->shape[0], xbc->shape[1], E));
     if (y) y = op_finish(ex, ex->backend->op.ssd(ex->backend, xbc, zxbcdt, A_log, dt_bias, D, y), y);
     struct node node = {
         ssd_backward, {y}, {tape_input(xbc), tape_input(zxbcdt), tape_input(A_log), tape_input(dt_bias), tape_input(D)}, {{0}}};
@@ -205,7 +206,7 @@ struct tensor *op_gated_rms_norm(struct exec *ex, const struct tensor *y, const 
     bool fits =
         tensor_rows(y) == tensor_rows(zxbcdt) && tensor_count(w) == tensor_cols(y) && tensor_cols(zxbcdt) > tensor_cols(y);
     if (!op_check(ex, fits, "gated_rms_norm")) return NULL;
-    struct tensor *o = tensor_new(ex, T_F32, y->ndim, y->shape);
+    struct tensor *o = tensor_new(ex, y->type, y->ndim, y->shape);
     if (o) o = op_finish(ex, ex->backend->op.gated_rms_norm(ex->backend, y, zxbcdt, w, AIM_RMS_EPS, o), o);
     struct node node = {gated_rms_norm_backward, {o}, {tape_input(y), tape_input(zxbcdt), tape_input(w)}, {{0}}};
     if (o) tape_record(ex, &node);

@@ -11,6 +11,13 @@
 /* op_linear.c */
 struct tensor *op_linear(struct exec *ex, const struct tensor *x, const struct tensor *w, const struct tensor *bias);
 
+/* x in another type, or x itself, counted once more, when it has that type. */
+struct tensor *op_cast(struct exec *ex, const struct tensor *x, enum tensor_type type);
+/* loss (M) = -log softmax(x wᵀ)[target]: the head and its loss, a block of rows at a time, so that the logits (M,V) of a large
+ * vocabulary are never there as a whole; the backward makes them again. */
+struct tensor *op_linear_cross_entropy(struct exec *ex, const struct tensor *x, const struct tensor *w,
+                                       const struct tensor *target);
+
 /* op_sequence.c: stage 2 */
 struct tensor *op_embedding(struct exec *ex, const struct tensor *tokens, const struct tensor *positions,
                             const struct tensor *ids, const struct tensor *pos);
@@ -65,9 +72,9 @@ struct tensor *op_code_entropy(struct exec *ex, const struct tensor *z, const st
                                float weight);
 
 /* The published models' constants (spec B3, C8, D1). */
-#define AIM_RMS_EPS        1e-5f
-#define AIM_GROUP_NORM_EPS 1e-6f
-#define AIM_BATCH_NORM_EPS 1e-5f
+#define AIM_RMS_EPS             1e-5f
+#define AIM_GROUP_NORM_EPS      1e-6f
+#define AIM_BATCH_NORM_EPS      1e-5f
 #define AIM_BATCH_NORM_MOMENTUM 0.1f
 enum { AIM_NORM_GROUPS = 32 };
 

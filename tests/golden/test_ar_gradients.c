@@ -75,17 +75,12 @@ static float differentiate(aim_context *ctx, struct exec *ex, const struct ar *a
     int64_t T = ar->config.num_tokens;
     struct tape tape;
     tape_start(&tape, ex);
-    struct tensor *target = tensor_new(ex, T_I32, SHAPE(B * T));
-    assert_non_null(target);
-    memcpy(target->data, codes, (size_t)(B * T) * sizeof *codes);
-    struct tensor *logits = ar_forward(ex, ar, labels, codes, B), *loss = op_cross_entropy(ex, logits, target);
+    struct tensor *loss = ar_loss(ex, ar, labels, codes, B);
     assert_ok(ctx, ex->status);
     double sum = 0;
     for (int64_t i = 0; i < B * T; i++) sum += (double)f32(loss)[i];
     assert_ok(ctx, tape_backward(&tape, loss, 1.0f / (float)(B * T)));
-    tensor_drop(logits);
     tensor_drop(loss);
-    tensor_drop(target);
     tape_stop(&tape);
     return (float)(sum / (double)(B * T));
 }

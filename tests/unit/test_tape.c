@@ -133,11 +133,44 @@ static void abandoned(void **state)
     close_bench(&b);
 }
 
+/* Small numbers of both signs, without regularity. */
+static struct tensor *scattered(struct bench *b, int ndim, const int64_t *shape)
+{
+    struct tensor *t = counted(b, ndim, shape, true);
+    for (int64_t i = 0; i < tensor_count(t); i++) f32(t)[i] = (float)((i * 7919) % 401) / 200.0f - 1;
+    return t;
+}
+
+/* The fused head gives what its parts give, over several blocks of rows. */
+static void head_in_blocks(void **state)
+{
+    (void)state;
+    enum { M = 2500, K = 8, V = 50 };
+    struct bench b;
+    open_bench(&b);
+    struct tensor *x = scattered(&b, SHAPE(M, K)), *w = scattered(&b, SHAPE(V, K)),
+                  *target = tensor_new(&b.ex, T_I32, SHAPE(M));
+    for (int i = 0; i < M; i++) i32(target)[i] = i * 31 % V;
+    struct tensor *logits = op_linear(&b.ex, x, w, OP_NONE), *parts = op_cross_entropy(&b.ex, logits, target);
+    assert_ok(b.ctx, tape_backward(&b.tape, parts, 0.25f));
+    struct tensor *want_dx = tensor_keep(x->grad), *want_dw = tensor_keep(w->grad);
+    tensor_clear_grad(x);
+    tensor_clear_grad(w);
+    struct tensor *fused = op_linear_cross_entropy(&b.ex, x, w, target);
+    assert_ok(b.ctx, tape_backward(&b.tape, fused, 0.25f));
+    for (int i = 0; i < M; i++) assert_true(f32(fused)[i] == f32(parts)[i]);
+    for (int i = 0; i < M * K; i++) assert_true(fabsf(f32(x->grad)[i] - f32(want_dx)[i]) <= 1e-6f);
+    for (int i = 0; i < V * K; i++) assert_true(fabsf(f32(w->grad)[i] - f32(want_dw)[i]) <= 1e-5f); /* sums of 2500 */
+    struct tensor *done[] = {x, w, target, logits, parts, want_dx, want_dw, fused};
+    for (int i = 0; i < 8; i++) tensor_drop(done[i]);
+    close_bench(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sums_of_uses),      cmocka_unit_test(gradients_stay), cmocka_unit_test(layouts),
-        cmocka_unit_test(stopped_gradients), cmocka_unit_test(abandoned),
+        cmocka_unit_test(stopped_gradients), cmocka_unit_test(abandoned),      cmocka_unit_test(head_in_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
