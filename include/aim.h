@@ -273,6 +273,36 @@ typedef int (*aim_logits_fn)(void *user, int64_t index, const float *logits);
 AIM_API aim_status aim_score(aim_model *model, const int64_t *codes, const int64_t *labels, int64_t count, double *nll,
                              aim_logits_fn logits, void *user);
 
+/* ----------------------------------------------------------------------------------------------- training */
+
+typedef enum aim_codes_format {
+    AIM_CODES_COMPACT, /* codes.safetensors: 16 bits a code, class names, and which tokenizer made it */
+    AIM_CODES_LLAMAGEN /* imagenet{size}_codes/{i}.npy and imagenet{size}_labels/{i}.npy */
+} aim_codes_format;
+
+typedef struct aim_extract_options {
+    int size;          /* pixels along a side; 0 = the model's, or 256 for a tokenizer alone */
+    int ten_crop;      /* 10 crops of each picture instead of the picture and its mirror image */
+    double crop_range; /* ten_crop: crops are taken from a picture of size * crop_range */
+    aim_codes_format format;
+    int batch; /* crops encoded together; 0 = chosen to fit */
+} aim_extract_options;
+
+AIM_API aim_extract_options aim_extract_defaults(void);
+
+typedef struct aim_extract_report {
+    int64_t pictures, skipped, classes; /* encoded; unreadable (each was a warning); class folders */
+    int64_t held_out;                   /* pictures of DATA/val, which stand in val.safetensors */
+    int64_t variants, tokens;           /* codes of a picture */
+} aim_extract_report;
+
+/*
+ * The codes of a data set, for training stage 2: class folders in DATA/train, or in DATA itself, become a cache in the
+ * folder `output`, which is made. The compact format also keeps DATA/val, unmirrored. report may be NULL.
+ */
+AIM_API aim_status aim_extract_codes(aim_model *tokenizer, const char *data, const char *output,
+                                     const aim_extract_options *options, aim_extract_report *report);
+
 /* ----------------------------------------------------------------------------------------------- arrays */
 
 typedef enum aim_dtype {

@@ -53,6 +53,11 @@ aim_status context_init(aim_context *ctx, const aim_context_options *options)
     return AIM_OK;
 }
 
+void context_init_worker(aim_context *worker, aim_context *parent)
+{
+    *worker = (aim_context){.threads = 1, .parent = parent->parent ? parent->parent : parent};
+}
+
 static void format_line(char *out, size_t size, const char *format, va_list args)
 {
     vsnprintf(out, size, format, args);

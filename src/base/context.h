@@ -25,11 +25,19 @@ struct aim_context {
     aim_progress_fn progress;
     void *user;
     struct memory memory;
-    struct backend *backend; /* owned; set by aim_context_create */
+    struct aim_context *parent; /* of a worker's context: whose memory it counts in; else NULL */
+    struct backend *backend;    /* owned; set by aim_context_create */
 };
 
 /* A context without a backend, for the modules below the tensor layer and their tests. */
 aim_status context_init(aim_context *ctx, const aim_context_options *options);
+
+/*
+ * The context of a thread that works for `parent`, which must outlive it: with an error message of its own, silent, and
+ * counting its memory in the parent's account, which threads share safely. The thread that owns the parent passes on what
+ * went wrong. Nothing to free.
+ */
+void context_init_worker(aim_context *worker, aim_context *parent);
 
 /* Records the message and returns `status`. The message is one line: control characters in it become '?'. */
 aim_status aim_fail(aim_context *ctx, aim_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));

@@ -9,8 +9,8 @@
 
 /* Stands before every block; its size keeps the block aligned. */
 struct header {
-    struct aim_context *ctx;
-    size_t bytes; /* header included */
+    struct memory *memory; /* the account it stands in */
+    size_t bytes;          /* header included */
     enum memory_tag tag;
 };
 
@@ -24,15 +24,28 @@ static struct header *header_of(void *block)
     return (struct header *)(void *)((char *)block - ALIGNMENT);
 }
 
-static void account(struct aim_context *ctx, enum memory_tag tag, int64_t bytes)
+/* Threads that work for one context allocate at the same time, so its account changes in atomic steps. */
+static void account(struct memory *m, enum memory_tag tag, int64_t bytes)
 {
-    struct memory *m = &ctx->memory;
-    /* Worker threads of one context may allocate at the same time. */
     __atomic_add_fetch(&m->used[tag], bytes, __ATOMIC_RELAXED);
-    int64_t total = __atomic_add_fetch(&m->total, bytes, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&m->total, bytes, __ATOMIC_RELAXED);
+}
+
+/* Adds a block to the account; false when the limit, or a test, does not allow it. */
+static bool take(struct memory *m, enum memory_tag tag, int64_t bytes)
+{
+    if (__atomic_load_n(&m->fail_after, __ATOMIC_RELAXED) >= 0 && __atomic_fetch_sub(&m->fail_after, 1, __ATOMIC_RELAXED) == 0)
+        return false;
+    int64_t total = __atomic_load_n(&m->total, __ATOMIC_RELAXED);
+    do {
+        if (m->limit > 0 && bytes > m->limit - total) return false;
+    } while (!__atomic_compare_exchange_n(&m->total, &total, total + bytes, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    __atomic_add_fetch(&m->used[tag], bytes, __ATOMIC_RELAXED);
     int64_t peak = __atomic_load_n(&m->peak, __ATOMIC_RELAXED);
+    total += bytes;
     while (total > peak && !__atomic_compare_exchange_n(&m->peak, &peak, total, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     }
+    return true;
 }
 
 static void *fail_size(struct aim_context *ctx, size_t bytes)
@@ -43,18 +56,19 @@ static void *fail_size(struct aim_context *ctx, size_t bytes)
 
 void *mem_new(struct aim_context *ctx, size_t bytes, enum memory_tag tag)
 {
-    struct memory *m = &ctx->memory;
+    aim_context *owner = ctx->parent ? ctx->parent : ctx;
     size_t whole;
     if (!size_add(bytes, 2 * ALIGNMENT - 1, &whole)) return fail_size(ctx, bytes);
     whole &= ~(size_t)(ALIGNMENT - 1);
-    if (m->fail_after >= 0 && m->fail_after-- == 0) return fail_size(ctx, bytes);
-    if (whole > PTRDIFF_MAX || (m->limit > 0 && (int64_t)whole > m->limit - m->total)) return fail_size(ctx, bytes);
+    if (whole > PTRDIFF_MAX || !take(&owner->memory, tag, (int64_t)whole)) return fail_size(ctx, bytes);
     bool large = whole >= LARGE_BLOCK;
     void *base = NULL;
-    if (posix_memalign(&base, large ? HUGE_PAGE : ALIGNMENT, whole) != 0) return fail_size(ctx, bytes);
+    if (posix_memalign(&base, large ? HUGE_PAGE : ALIGNMENT, whole) != 0) {
+        account(&owner->memory, tag, -(int64_t)whole);
+        return fail_size(ctx, bytes);
+    }
     if (large) madvise(base, whole & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE); /* a wish: refusal costs speed alone */
-    *(struct header *)base = (struct header){.ctx = ctx, .bytes = whole, .tag = tag};
-    account(ctx, tag, (int64_t)whole);
+    *(struct header *)base = (struct header){.memory = &owner->memory, .bytes = whole, .tag = tag};
     return (char *)base + ALIGNMENT;
 }
 
@@ -96,7 +110,7 @@ void mem_free(void *block)
 {
     if (!block) return;
     struct header *h = header_of(block);
-    account(h->ctx, h->tag, -(int64_t)h->bytes);
+    account(h->memory, h->tag, -(int64_t)h->bytes);
     free(h);
 }
 

@@ -27,7 +27,7 @@ char *mem_string(struct aim_context *ctx, const char *text, enum memory_tag tag)
 /* Grows or shrinks a block from mem_*; NULL leaves the old one alive. block may be NULL. */
 void *mem_resize(struct aim_context *ctx, void *block, size_t bytes, enum memory_tag tag);
 
-/* NULL is allowed. The block remembers its context. */
+/* NULL is allowed. The block remembers its account: any thread may free it, while the context lives. */
 void mem_free(void *block);
 
 /* Bytes this process may still take: free memory as the system tells it, cut to the cgroup's limit. */

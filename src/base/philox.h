@@ -8,7 +8,16 @@
 #include <stdint.h>
 
 /* What a number is for; different streams never share a counter. */
-enum philox_stream { PHILOX_SAMPLE = 0, PHILOX_INIT = 1, PHILOX_DROPOUT = 8, PHILOX_CODEBOOK = 9 };
+enum philox_stream {
+    PHILOX_SAMPLE = 0,
+    PHILOX_INIT = 1,
+    PHILOX_SHUFFLE = 2,    /* order of an epoch */
+    PHILOX_AUGMENT = 3,    /* crops, mirror images */
+    PHILOX_VARIANT = 4,    /* which variant of a cached picture */
+    PHILOX_LABEL_DROP = 5, /* which classes become the null class */
+    PHILOX_DROPOUT = 8,
+    PHILOX_CODEBOOK = 9,
+};
 
 struct philox4 {
     uint32_t v[4];
@@ -42,6 +51,12 @@ static inline double philox_double(uint32_t high, uint32_t low)
 static inline float philox_float(uint32_t bits)
 {
     return ((float)(bits >> 9) + 0.5f) * 0x1p-23f;
+}
+
+/* Uniform among 0 .. n-1; the bias is below n / 2^32. */
+static inline uint32_t philox_below(uint32_t bits, uint32_t n)
+{
+    return (uint32_t)((uint64_t)bits * n >> 32);
 }
 
 #endif

@@ -90,7 +90,7 @@ static const char *default_model(char *buffer, size_t size)
  */
 static int model_paths(struct cli *cli, const char **model, const char **tokenizer, char *buffer, size_t size)
 {
-    const int tokenizer_commands = FOR_ENCODE | FOR_DECODE | FOR_RECONSTRUCT | FOR_INFO;
+    const int tokenizer_commands = FOR_ENCODE | FOR_DECODE | FOR_RECONSTRUCT | FOR_INFO | FOR_EXTRACT;
     *model = cli->args.model;
     *tokenizer = cli->args.tokenizer;
     if (!*model && *tokenizer && ((int)cli->command->bit & tokenizer_commands)) {

@@ -81,6 +81,7 @@ int command_encode(struct cli *cli);
 int command_decode(struct cli *cli);
 int command_reconstruct(struct cli *cli);
 int command_score(struct cli *cli);
+int command_extract_codes(struct cli *cli);
 int command_init(struct cli *cli);
 int command_info(struct cli *cli);
 

@@ -15,13 +15,13 @@ struct cli;
 struct arguments {
     const char *model, *tokenizer;
     const char *classes, *output, *codes_out;
-    const char *codes, *labels, *logits;
+    const char *codes, *labels, *logits, *data;
     const char *device, *cpu;
     int64_t count, batch, top_k, size, threads;
-    double cfg, top_p, temperature;
+    double cfg, top_p, temperature, crop_range;
     uint64_t seed;
-    int weights, pos_offset, preset; /* index into the choices of the table */
-    bool tensors, quiet, json, help;
+    int weights, pos_offset, preset, format; /* index into the choices of the table */
+    bool tensors, ten_crop, quiet, json, help;
     char **inputs; /* what is not an option, in order; points into argv */
     int input_count;
 };
@@ -45,7 +45,8 @@ enum command_bit {
     FOR_SCORE = 16,
     FOR_INIT = 32,
     FOR_INFO = 64,
-    FOR_ALL = 127,
+    FOR_EXTRACT = 128,
+    FOR_ALL = 255,
     FOR_MODEL = FOR_ALL & ~FOR_INIT
 };
 

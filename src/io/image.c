@@ -95,9 +95,8 @@ aim_status aim_image_read(aim_context *ctx, const char *path, aim_image *image)
 
 void aim_image_to_float(const aim_image *image, float *out)
 {
-    /* torchvision's ToTensor and Normalize(0.5, 0.5), each step rounded to float32 as there */
     float value[256];
-    for (int i = 0; i < 256; i++) value[i] = ((float)i / 255.0f - 0.5f) / 0.5f;
+    for (int i = 0; i < 256; i++) value[i] = image_level_to_float((uint8_t)i);
     size_t pixels = (size_t)image->width * (size_t)image->height;
     float *red = out, *green = out + pixels, *blue = out + 2 * pixels;
     for (size_t i = 0; i < pixels; i++) {

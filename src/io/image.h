@@ -24,6 +24,12 @@ aim_status image_parse(aim_context *ctx, const char *name, const void *data, siz
  */
 aim_status image_alloc(aim_context *ctx, int width, int height, aim_image *image);
 
+/* A byte as a network sees it: torchvision's ToTensor and Normalize(0.5, 0.5), each step rounded to float32 as there. */
+static inline float image_level_to_float(uint8_t level)
+{
+    return ((float)level / 255.0f - 0.5f) / 0.5f;
+}
+
 /* Bytes of one row. */
 static inline size_t image_stride(const aim_image *image)
 {

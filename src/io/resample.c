@@ -274,35 +274,51 @@ static aim_status check_side(aim_context *ctx, const aim_image *image, int side)
     return AIM_OK;
 }
 
-/* The last steps of center_crop: sizes are rounded half to even, as Python rounds; the offset rounds down. */
-static aim_status scale_and_crop(aim_context *ctx, const aim_image *image, int size, aim_image *out)
+aim_status image_scaling_plan(aim_context *ctx, const aim_image *image, int side, struct image_scaling *plan)
 {
-    double scale = (double)size / smaller(image->width, image->height);
-    double width = rint(image->width * scale), height = rint(image->height * scale);
-    if (width > INT_MAX || height > INT_MAX)
-        return aim_fail(ctx, AIM_ERR_ARGUMENT, "a picture of %d x %d pixels is too narrow for a crop of %d", image->width,
-                        image->height, size);
-    struct image_window window = {((int)width - size) / 2, ((int)height - size) / 2, size, size};
-    return image_resample(ctx, image, (int)width, (int)height, AIM_FILTER_BICUBIC, &window, out);
+    *plan = (struct image_scaling){0};
+    TRY(check_side(ctx, image, side));
+    int width = image->width, height = image->height;
+    for (; smaller(width, height) / 2 >= side; plan->halvings++) {
+        width /= 2;
+        height /= 2;
+    }
+    double scale = (double)side / smaller(width, height);
+    double wide = rint(width * scale), high = rint(height * scale); /* half to even, as Python rounds */
+    if (wide > INT_MAX || high > INT_MAX)
+        return aim_fail(ctx, AIM_ERR_ARGUMENT, "a picture of %d x %d pixels is too narrow for a crop of %d", width, height,
+                        side);
+    plan->width = (int)wide;
+    plan->height = (int)high;
+    return AIM_OK;
 }
 
-aim_status aim_image_center_crop(aim_context *ctx, const aim_image *image, int size, aim_image *out)
+aim_status image_scale(aim_context *ctx, const aim_image *image, const struct image_scaling *plan,
+                       const struct image_window *window, aim_image *out)
 {
     *out = (aim_image){0};
-    TRY(check_side(ctx, image, size));
     aim_image halved = {0};
     const aim_image *from = image;
     aim_status status = AIM_OK;
-    while (status == AIM_OK && smaller(from->width, from->height) / 2 >= size) {
+    for (int i = 0; i < plan->halvings && status == AIM_OK; i++) {
         aim_image next;
         status = aim_image_resize(ctx, from, from->width / 2, from->height / 2, AIM_FILTER_BOX, &next);
         aim_image_free(&halved);
         halved = next;
         from = &halved;
     }
-    if (status == AIM_OK) status = scale_and_crop(ctx, from, size, out);
+    if (status == AIM_OK) status = image_resample(ctx, from, plan->width, plan->height, AIM_FILTER_BICUBIC, window, out);
     aim_image_free(&halved);
     return status;
+}
+
+aim_status aim_image_center_crop(aim_context *ctx, const aim_image *image, int size, aim_image *out)
+{
+    *out = (aim_image){0};
+    struct image_scaling plan;
+    TRY(image_scaling_plan(ctx, image, size, &plan));
+    struct image_window window = {(plan.width - size) / 2, (plan.height - size) / 2, size, size};
+    return image_scale(ctx, image, &plan, &window, out);
 }
 
 aim_status image_short_side_size(aim_context *ctx, const aim_image *image, int side, int *width, int *height)
@@ -319,8 +335,7 @@ aim_status image_short_side_size(aim_context *ctx, const aim_image *image, int s
     return AIM_OK;
 }
 
-/* torchvision's offset of a centred crop: half the difference, rounded half to even. */
-static int crop_offset(int whole, int part)
+int image_crop_offset(int whole, int part)
 {
     return (int)rint((whole - part) / 2.0);
 }
@@ -332,6 +347,6 @@ aim_status image_aim_eval(aim_context *ctx, const aim_image *image, int resize, 
         return aim_fail(ctx, AIM_ERR_ARGUMENT, "a crop of %d does not fit into pictures with a short side of %d", size, resize);
     int width = 0, height = 0;
     TRY(image_short_side_size(ctx, image, resize, &width, &height));
-    struct image_window window = {crop_offset(width, size), crop_offset(height, size), size, size};
+    struct image_window window = {image_crop_offset(width, size), image_crop_offset(height, size), size, size};
     return image_resample(ctx, image, width, height, AIM_FILTER_LANCZOS, &window, out);
 }

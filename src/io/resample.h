@@ -21,6 +21,24 @@ struct image_window {
 aim_status image_resample(aim_context *ctx, const aim_image *image, int width, int height, aim_filter filter,
                           const struct image_window *window, aim_image *out);
 
+/* How ADM and LlamaGen bring the short side to a size: BOX halvings, then bicubic to width x height. */
+struct image_scaling {
+    int halvings, width, height;
+};
+
+/*
+ * The scaling to a short side of `side`. AIM_ERR_ARGUMENT for a side below one or a result beyond what an int holds.
+ * aim_image_center_crop is this, with a window in the middle (offsets rounded down).
+ */
+aim_status image_scaling_plan(aim_context *ctx, const aim_image *image, int side, struct image_scaling *plan);
+
+/* The part `window` of the scaled picture. The caller frees *out, which is zeroed on failure. Fails as image_resample. */
+aim_status image_scale(aim_context *ctx, const aim_image *image, const struct image_scaling *plan,
+                       const struct image_window *window, aim_image *out);
+
+/* torchvision's offset of a centred crop: half the difference, rounded half to even. */
+int image_crop_offset(int whole, int part);
+
 /*
  * The size torchvision's Resize(side) gives: the short side becomes `side`, the long one is scaled alike and truncated.
  * AIM_ERR_ARGUMENT for a side below one or a result beyond what an int holds.

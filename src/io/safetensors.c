@@ -313,3 +313,63 @@ aim_status safetensors_write(aim_context *ctx, const char *path, const struct te
     mem_free(sorted);
     return status;
 }
+
+/* ------------------------------------------------------------------------------------------------- streaming */
+
+/* The header of tensors in the order given; the caller frees *text with free. */
+static aim_status format_header(aim_context *ctx, const char *path, const struct tensor_entry *entries, size_t count,
+                                const struct tensor_metadata *metadata, size_t metadata_count, char **text)
+{
+    *text = NULL;
+    const struct tensor_entry **order = mem_array(ctx, count, sizeof *order, MEM_FILE);
+    if (!order) return AIM_ERR_MEMORY;
+    for (size_t i = 0; i < count; i++) order[i] = &entries[i];
+    json_t *header = json_object();
+    aim_status status = build_header(ctx, path, order, count, metadata, metadata_count, header);
+    if (status == AIM_OK && !(*text = json_dumps(header, JSON_COMPACT)))
+        status = aim_fail(ctx, AIM_ERR_MEMORY, "cannot write %s: out of memory", path);
+    json_decref(header);
+    mem_free(order);
+    return status;
+}
+
+static aim_status write_spaces(struct file_writer *w, size_t n)
+{
+    static const char spaces[] = "                                                                ";
+    for (; n > sizeof spaces - 1; n -= sizeof spaces - 1) TRY(file_writer_write(w, spaces, sizeof spaces - 1));
+    return file_writer_write(w, spaces, n);
+}
+
+aim_status safetensors_begin(struct file_writer *w, const struct tensor_entry *largest, size_t count,
+                             const struct tensor_metadata *metadata, size_t metadata_count, size_t *room)
+{
+    char *text;
+    *room = 0;
+    TRY(format_header(w->ctx, w->path, largest, count, metadata, metadata_count, &text));
+    size_t length = strlen(text);
+    free(text);
+    if (length > MAX_HEADER - LENGTH_BYTES)
+        return aim_fail(w->ctx, AIM_ERR_ARGUMENT, "cannot write %s: its header would take more than %d bytes", w->path,
+                        MAX_HEADER);
+    *room = length + -length % LENGTH_BYTES;
+    return write_spaces(w, LENGTH_BYTES + *room);
+}
+
+aim_status safetensors_end(struct file_writer *w, const struct tensor_entry *entries, size_t count,
+                           const struct tensor_metadata *metadata, size_t metadata_count, size_t room)
+{
+    char *text;
+    TRY(format_header(w->ctx, w->path, entries, count, metadata, metadata_count, &text));
+    size_t length = strlen(text);
+    uint64_t n = room;
+    aim_status status = AIM_OK;
+    if (length > room)
+        status = aim_fail(w->ctx, AIM_ERR_INTERNAL, "cannot write %s: the header has outgrown its room", w->path);
+    else if (fseeko(w->stream, 0, SEEK_SET) != 0)
+        status = aim_fail_errno(w->ctx, "cannot write %s", w->path);
+    if (status == AIM_OK) status = file_writer_write(w, &n, sizeof n);
+    if (status == AIM_OK) status = file_writer_write(w, text, length);
+    if (status == AIM_OK) status = write_spaces(w, room - length);
+    free(text);
+    return status;
+}

@@ -26,4 +26,15 @@ bool safetensors_detect(const void *data, size_t size);
 aim_status safetensors_write(aim_context *ctx, const char *path, const struct tensor_entry *entries, size_t count,
                              const struct tensor_metadata *metadata, size_t metadata_count);
 
+/*
+ * For files whose sizes show only while they are written: safetensors_begin leaves room for the header, which `largest`
+ * (the same tensors at their largest possible sizes) measures; then the caller writes the data, tensor after tensor; then
+ * safetensors_end, given the true sizes in the order of the data, writes the header into the room. The file must seek.
+ * entry->data is not used. Failures as for safetensors_write; the caller closes the writer.
+ */
+aim_status safetensors_begin(struct file_writer *w, const struct tensor_entry *largest, size_t count,
+                             const struct tensor_metadata *metadata, size_t metadata_count, size_t *room);
+aim_status safetensors_end(struct file_writer *w, const struct tensor_entry *entries, size_t count,
+                           const struct tensor_metadata *metadata, size_t metadata_count, size_t room);
+
 #endif
