@@ -13,9 +13,25 @@ static aim_status leaky_relu_backward(struct exec *ex, struct node *n)
 struct tensor *op_leaky_relu(struct exec *ex, const struct tensor *x, float slope)
 {
     if (!x) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, x->ndim, x->shape);
+    struct tensor *y = tensor_new(ex, x->type, x->ndim, x->shape);
     if (y) y = op_finish(ex, ex->backend->op.leaky_relu(ex->backend, x, slope, y), y);
     if (y) tape_record(ex, &(struct node){leaky_relu_backward, {y}, {tape_input(x)}, {.slope = slope}});
+    return y;
+}
+
+/* dx = factor dy */
+static aim_status scale_backward(struct exec *ex, struct node *n)
+{
+    struct tensor *dx = tape_grad(ex, n->in[0]);
+    return dx ? ex->backend->op.scale_backward(ex->backend, n->how.weight, n->out[0]->grad, dx) : ex->status;
+}
+
+struct tensor *op_scale(struct exec *ex, const struct tensor *x, float factor)
+{
+    if (!x) return NULL;
+    struct tensor *y = tensor_new(ex, x->type, x->ndim, x->shape);
+    if (y) y = op_finish(ex, ex->backend->op.scale(ex->backend, x, factor, y), y);
+    if (y) tape_record(ex, &(struct node){scale_backward, {y}, {tape_input(x)}, {.weight = factor}});
     return y;
 }
 
@@ -30,7 +46,7 @@ struct tensor *op_max_pool(struct exec *ex, const struct tensor *x)
 {
     if (!x) return NULL;
     if (!op_check(ex, x->ndim == 4 && x->shape[1] >= 2 && x->shape[2] >= 2, "max_pool")) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, SHAPE(x->shape[0], x->shape[1] / 2, x->shape[2] / 2, x->shape[3]));
+    struct tensor *y = tensor_new(ex, x->type, SHAPE(x->shape[0], x->shape[1] / 2, x->shape[2] / 2, x->shape[3]));
     if (y) y = op_finish(ex, ex->backend->op.max_pool(ex->backend, x, y), y);
     if (y) tape_record(ex, &(struct node){max_pool_backward, {y}, {tape_input(x)}, {{0}}});
     return y;
@@ -54,7 +70,7 @@ struct tensor *op_batch_norm(struct exec *ex, const struct tensor *x, const stru
     bool fits = x->ndim == 4 && tensor_count(w) == C && tensor_count(b) == C && tensor_count(mean) == C &&
                 tensor_count(variance) == C;
     if (!op_check(ex, fits, "batch_norm")) return NULL;
-    struct tensor *statistics = tensor_new(ex, T_F32, SHAPE(2, C)), *y = tensor_new(ex, T_F32, 4, x->shape);
+    struct tensor *statistics = tensor_new(ex, T_F32, SHAPE(2, C)), *y = tensor_new(ex, x->type, 4, x->shape);
     if (statistics && y) {
         aim_status status = ex->backend->op.batch_norm(ex->backend, x, w, b, AIM_BATCH_NORM_EPS, AIM_BATCH_NORM_MOMENTUM, mean,
                                                        variance, statistics, y);
@@ -77,7 +93,7 @@ struct tensor *op_blur(struct exec *ex, const struct tensor *x)
 {
     if (!x) return NULL;
     if (!op_check(ex, x->ndim == 4 && x->shape[1] >= 2 && x->shape[2] >= 2, "blur")) return NULL;
-    struct tensor *y = tensor_new(ex, T_F32, 4, x->shape);
+    struct tensor *y = tensor_new(ex, x->type, 4, x->shape);
     if (y) y = op_finish(ex, ex->backend->op.blur(ex->backend, x, y), y);
     if (y) tape_record(ex, &(struct node){blur_backward, {y}, {tape_input(x)}, {{0}}});
     return y;
