@@ -106,10 +106,12 @@ static void fill_block(const struct param *row, struct philox4 r, float out[4])
             out[i] = dt + logf(-expm1f(-dt));
             break;
         }
+        case INIT_AROUND_1:
         case INIT_NORMAL: { /* Box-Muller; a pair gives two values */
             float v = philox_float(r.v[i ^ 1]), radius = sqrtf(-2 * logf(i & 1 ? v : u));
             float angle = 6.28318530718f * (i & 1 ? u : v);
             out[i] = (float)row->scale * radius * (i & 1 ? sinf(angle) : cosf(angle));
+            if (row->init == INIT_AROUND_1) out[i] += 1;
             break;
         }
         }

@@ -14,6 +14,7 @@ enum param_init {
     INIT_ZERO,
     INIT_ONE,
     INIT_NORMAL,   /* N(0, scale²) */
+    INIT_AROUND_1, /* N(1, scale²) */
     INIT_UNIFORM,  /* U(-scale, scale) */
     INIT_DT_BIAS,  /* inverse softplus of exp(U(ln 0.001, ln 0.1)) */
     INIT_A_LOG,    /* ln U(1, 16) */

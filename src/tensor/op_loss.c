@@ -19,6 +19,22 @@ struct tensor *op_leaky_relu(struct exec *ex, const struct tensor *x, float slop
     return y;
 }
 
+/* dx = factor dy */
+static aim_status scale_backward(struct exec *ex, struct node *n)
+{
+    struct tensor *dx = tape_grad(ex, n->in[0]);
+    return dx ? ex->backend->op.scale_backward(ex->backend, n->how.weight, n->out[0]->grad, dx) : ex->status;
+}
+
+struct tensor *op_scale(struct exec *ex, const struct tensor *x, float factor)
+{
+    if (!x) return NULL;
+    struct tensor *y = tensor_new(ex, x->type, x->ndim, x->shape);
+    if (y) y = op_finish(ex, ex->backend->op.scale(ex->backend, x, factor, y), y);
+    if (y) tape_record(ex, &(struct node){scale_backward, {y}, {tape_input(x)}, {.weight = factor}});
+    return y;
+}
+
 /* dx = dy at the largest of each four, 0 elsewhere */
 static aim_status max_pool_backward(struct exec *ex, struct node *n)
 {

@@ -55,6 +55,7 @@ struct tensor *op_mean_square(struct exec *ex, const struct tensor *a, const str
 
 /* op_loss.c: what the losses of stage 1 are made of */
 struct tensor *op_leaky_relu(struct exec *ex, const struct tensor *x, float slope);
+struct tensor *op_scale(struct exec *ex, const struct tensor *x, float factor);
 struct tensor *op_max_pool(struct exec *ex, const struct tensor *x);
 /* Normalises with the batch's own statistics; mean and variance (C), the running ones, take a step towards these. */
 struct tensor *op_batch_norm(struct exec *ex, const struct tensor *x, const struct tensor *w, const struct tensor *b,
@@ -65,7 +66,7 @@ struct tensor *op_lpips_distance(struct exec *ex, const struct tensor *a, const 
                                  const struct dropout *dropout);
 /* One value, weight · mean |a - target|; the target gets no gradient. */
 struct tensor *op_mean_absolute(struct exec *ex, const struct tensor *a, const struct tensor *target, float weight);
-/* One value, weight · mean f(x). With MAP_IDENTITY and one value in x this is a product with `weight`. */
+/* One value, weight · mean f(x). */
 struct tensor *op_mean_map(struct exec *ex, const struct tensor *x, enum mean_map map, float weight);
 /* One value; z (M,D) and e (V,D) with rows of unit length. */
 struct tensor *op_code_entropy(struct exec *ex, const struct tensor *z, const struct tensor *e, float temperature,

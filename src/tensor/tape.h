@@ -25,7 +25,7 @@ struct node {
         struct conv2d conv;
         int64_t from; /* slice_add */
         bool silu;    /* group_norm_silu */
-        float weight; /* mean_square, mean_absolute */
+        float weight; /* mean_square, mean_absolute, scale */
         float slope;  /* leaky_relu */
         struct {
             enum mean_map map;

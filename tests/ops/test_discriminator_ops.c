@@ -1,4 +1,4 @@
-/* What stands between the convolutions of VGG and the discriminators, with gradients: leaky relu, pooling, BatchNorm, blur. */
+/* What stands between the convolutions of VGG and the discriminators, with gradients: leaky relu, factors, pooling, BatchNorm, blur. */
 #include "gradients.h"
 
 enum { SAMPLES = 24 };
@@ -27,6 +27,7 @@ static void leaky_forward(const struct gradient *g, double *y)
 
 static aim_status leaky_backward(const struct gradient *g, struct tensor *const d[SIDES])
 {
+    if (!d[0]) return AIM_OK;
     return g->p->be->op.leaky_relu_backward(g->p->be, &g->in[0].value, *(const float *)g->how, &g->dy[0], d[0]);
 }
 
@@ -46,6 +47,24 @@ TEST(leaky_relu)
     }
 }
 
+TEST(scale)
+{
+    static const int64_t counts[] = {1, 37, 66001};
+    for (int s = 0; s < 3; s++) {
+        struct tensor x = normal(p, counts[s], 0, 0, 0), y = blank(p, counts[s], 0, 0, 0), dx = blank(p, counts[s], 0, 0, 0);
+        fill_normal(p, &dx, 9, 0.1); /* no sum near zero */
+        double *want = doubles_new(p, counts[s]), *want_dx = doubles_new(p, counts[s]);
+        for (int64_t i = 0; i < counts[s]; i++) {
+            want[i] = 0.75 * (double)f32(&x)[i];
+            want_dx[i] = (double)f32(&dx)[i] - want[i];
+        }
+        RUN(p, scale, &x, -0.75f, &y);
+        RUN(p, scale_backward, -0.75f, &x, &dx);
+        expect_near(p, "scale", &y, want, 1e-7);
+        expect_near(p, "its gradient", &dx, want_dx, 2e-7);
+    }
+}
+
 /* ------------------------------------------------------------------------------------------------ max-pooling */
 
 static void pool_forward(const struct gradient *g, double *y)
@@ -62,6 +81,7 @@ static void pool_forward(const struct gradient *g, double *y)
 
 static aim_status pool_backward(const struct gradient *g, struct tensor *const d[SIDES])
 {
+    if (!d[0]) return AIM_OK;
     return g->p->be->op.max_pool_backward(g->p->be, &g->in[0].value, &g->dy[0], d[0]);
 }
 
@@ -186,6 +206,7 @@ static void blur_forward(const struct gradient *g, double *y)
 
 static aim_status blur_backward(const struct gradient *g, struct tensor *const d[SIDES])
 {
+    if (!d[0]) return AIM_OK;
     return g->p->be->op.blur_backward(g->p->be, &g->dy[0], d[0]);
 }
 
@@ -206,7 +227,7 @@ TEST(blur)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_leaky_relu), cmocka_unit_test(test_max_pool), cmocka_unit_test(test_max_pool_ties),
+        cmocka_unit_test(test_leaky_relu), cmocka_unit_test(test_scale), cmocka_unit_test(test_max_pool), cmocka_unit_test(test_max_pool_ties),
         cmocka_unit_test(test_batch_norm), cmocka_unit_test(test_blur),
     };
     return RUN_OPS("discriminator_ops", tests);

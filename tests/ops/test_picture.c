@@ -50,6 +50,11 @@ TEST(conv2d)
         RUN(p, conv2d, &x, &w, &bias, &c->how, &y);
         /* a chain of k·k·I multiply-adds in float32, at most 630 here: a walk of steps of 6e-8 */
         expect_near(p, "conv2d", &y, convolve(p, &x, &w, &bias, c, &y), 2e-6);
+        struct tensor without = blank(p, c->N, OH, OW, c->O);
+        memset(bias.data, 0, (size_t)c->O * sizeof(float));
+        RUN(p, conv2d, &x, &w, &bias, &c->how, &y);
+        RUN(p, conv2d, &x, &w, NULL, &c->how, &without);
+        expect_same(p, "conv2d without bias", without.data, y.data, (size_t)tensor_count(&y) * sizeof(float));
     }
 }
 

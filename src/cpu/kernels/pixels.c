@@ -1,4 +1,4 @@
-/* What stands between the convolutions of VGG and the discriminators: leaky relu, max-pooling, blur. */
+/* What stands between the convolutions of VGG and the discriminators: leaky relu, factors, max-pooling, blur. */
 #include "cpu/kernels/kernels.h"
 
 enum { SMALL = 1 << 16 }; /* values from which on threads help */
@@ -23,6 +23,26 @@ aim_status KERNEL(leaky_relu_backward)(struct backend *be, const struct tensor *
     float *to = f32(dx);
 #pragma omp parallel for simd num_threads(be->threads) schedule(static) if (n > SMALL)
     for (int64_t i = 0; i < n; i++) to[i] += in[i] > 0 ? up[i] : slope * up[i];
+    return AIM_OK;
+}
+
+aim_status KERNEL(scale)(struct backend *be, const struct tensor *x, float factor, struct tensor *y)
+{
+    int64_t n = tensor_count(x);
+    const float *in = f32(x);
+    float *out = f32(y);
+#pragma omp parallel for simd num_threads(be->threads) schedule(static) if (n > SMALL)
+    for (int64_t i = 0; i < n; i++) out[i] = factor * in[i];
+    return AIM_OK;
+}
+
+aim_status KERNEL(scale_backward)(struct backend *be, float factor, const struct tensor *dy, struct tensor *dx)
+{
+    int64_t n = tensor_count(dy);
+    const float *up = f32(dy);
+    float *to = f32(dx);
+#pragma omp parallel for simd num_threads(be->threads) schedule(static) if (n > SMALL)
+    for (int64_t i = 0; i < n; i++) to[i] += factor * up[i];
     return AIM_OK;
 }
 
