@@ -28,7 +28,7 @@ tools/sources.sh | xargs awk '
         else if (quoted[2] != "aim.h" && !index(may[folder], " " part[1] " "))
             complain("src/" folder " may not include " quoted[2])
     }
-    folder != "" && FILENAME != "src/tensor/backend.c" && /^[ \t]*#[ \t]*(if|elif).*AIM_(HAVE|ONEDNN|CUDA)/ {
+    folder != "" && FILENAME != "src/tensor/backend.c" && /^[ \t]*#[ \t]*(if|elif).*AIM_(HAVE_|ONEDNN)/ {
         complain("only src/tensor/backend.c may ask which backends there are")
     }
     END { exit bad }'
