@@ -137,7 +137,7 @@ static aim_status extract_all(struct extraction *x, struct loader *loader, struc
         x->done += n;
     }
     if (w->count == 0) return aim_fail(x->model->ctx, AIM_ERR_FORMAT, "none of the pictures can be read");
-    return AIM_OK;
+    return aim_progress(x->model->ctx, "pictures", x->done, x->total); /* the last chance to stop */
 }
 
 /* One data set into one cache. */
@@ -195,7 +195,7 @@ static aim_status extract_both(struct extraction *x, const struct dataset *train
     aim_status status =
         extract_views(x, train, report->variants, x->o.ten_crop ? "ten-crop" : "flip", output, CODES_FILE, &report->pictures);
     if (status != AIM_OK && both) remove_held_out(ctx, output);
-    return status == AIM_OK ? aim_progress(ctx, "pictures", x->total, x->total) : status;
+    return status;
 }
 
 aim_status aim_extract_codes(aim_model *m, const char *data, const char *output, const aim_extract_options *options,
