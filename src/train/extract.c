@@ -191,6 +191,7 @@ static aim_status extract_both(struct extraction *x, const struct dataset *train
     bool both = held_out->count > 0 && x->o.format == AIM_CODES_COMPACT;
     x->total = train->count + (both ? held_out->count : 0);
     report->variants = x->o.ten_crop ? 10 : 2;
+    if (both) TRY(codes_writer_check(ctx, output, CODES_FILE)); /* rather now than after the first file */
     if (both) TRY(extract_views(x, held_out, 1, "single", output, CODES_HELD_OUT_FILE, &report->held_out));
     aim_status status =
         extract_views(x, train, report->variants, x->o.ten_crop ? "ten-crop" : "flip", output, CODES_FILE, &report->pictures);

@@ -61,7 +61,7 @@ static void all_is_reported(void **state)
     assert_true(train.count == 2 && held_out.count == 1 && held_out.variants == 1 && codes_label(&held_out, 0) == 1);
     codes_close(&train);
     codes_close(&held_out);
-    assert_fails(made, extract(AIM_CODES_COMPACT, &r), AIM_ERR_ARGUMENT, "exists");
+    assert_fails(made, extract(AIM_CODES_COMPACT, &r), AIM_ERR_ARGUMENT, "codes.safetensors exists");
 }
 
 static void memory_can_run_out(void **state)
