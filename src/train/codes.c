@@ -67,9 +67,9 @@ static aim_status read_labels(struct codes *c, const struct tensor_entry *labels
     return AIM_OK;
 }
 
-static aim_status open_file(struct codes *c)
+/* Once c->file is open. */
+static aim_status read_file(struct codes *c)
 {
-    TRY(tensor_file_open(c->ctx, c->path, &c->file));
     TRY(read_metadata(c));
     const struct tensor_entry *values = tensor_file_find(&c->file, "codes"), *labels = tensor_file_find(&c->file, "labels");
     if (!values || (values->dtype != FILE_U16 && values->dtype != FILE_I32) || values->ndim != 3 || values->bytes == 0)
@@ -86,6 +86,21 @@ static aim_status open_file(struct codes *c)
 }
 
 /* ------------------------------------------------------------------------------------------------- opening */
+
+static aim_status open_file(struct codes *c)
+{
+    TRY(tensor_file_open(c->ctx, c->path, &c->file));
+    return read_file(c);
+}
+
+aim_status codes_parse(aim_context *ctx, const char *name, const void *data, size_t size, struct codes *c)
+{
+    *c = (struct codes){.ctx = ctx, .path = mem_string(ctx, name, MEM_MISC)};
+    aim_status status = c->path ? tensor_file_parse(ctx, name, data, size, &c->file) : AIM_ERR_MEMORY;
+    if (status == AIM_OK) status = read_file(c);
+    if (status != AIM_OK) codes_close(c);
+    return status;
+}
 
 /* Finds out which form `path` has, and opens it. */
 static aim_status open_any(struct codes *c, const char *path, const char *file_name)

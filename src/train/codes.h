@@ -49,8 +49,11 @@ struct codes {
  */
 aim_status codes_open(aim_context *ctx, const char *path, struct codes *c);
 
+/* A file of our form in memory, which must outlive *c; `name` is what messages call it. */
+aim_status codes_parse(aim_context *ctx, const char *name, const void *data, size_t size, struct codes *c);
+
 /*
- * The same, and the codes held out for evaluation: val.safetensors when the folder has it, otherwise about a `fraction` (0
+ * As codes_open, and the codes held out for evaluation: val.safetensors when the folder has it, otherwise about a `fraction` (0
  * to below 1) of the pictures, chosen by a hash of their number, which leaves *train. *held_out has count 0 when there are
  * none. Both are zeroed on failure.
  */

@@ -63,19 +63,29 @@ static aim_status format_classes(struct codes_writer *w)
     return status;
 }
 
+aim_status codes_writer_check(aim_context *ctx, const char *path, const char *file_name)
+{
+    char *whole = file_join(ctx, path, file_name);
+    if (!whole) return AIM_ERR_MEMORY;
+    aim_status status = AIM_OK;
+    if (file_exists(whole))
+        status = aim_fail(ctx, AIM_ERR_ARGUMENT, "%s exists; choose another folder, or remove it first", whole);
+    mem_free(whole);
+    return status;
+}
+
 static aim_status open_file(struct codes_writer *w, const char *path, const char *file_name)
 {
+    TRY(codes_writer_check(w->ctx, path, file_name));
     w->labels = mem_array(w->ctx, (size_t)w->d.dataset->count, sizeof *w->labels, MEM_FILE);
     w->narrow = mem_array(w->ctx, (size_t)(w->d.variants * w->d.tokens), sizeof *w->narrow, MEM_FILE);
     char *whole = w->labels && w->narrow ? file_join(w->ctx, path, file_name) : NULL;
     if (!whole) return AIM_ERR_MEMORY;
-    aim_status status = AIM_OK;
-    if (file_exists(whole))
-        status = aim_fail(w->ctx, AIM_ERR_ARGUMENT, "%s exists; choose another folder, or remove it first", whole);
-    if (status == AIM_OK) status = file_writer_open(w->ctx, whole, &w->out);
+    aim_status status = file_writer_open(w->ctx, whole, &w->out);
     mem_free(whole);
-    if (status == AIM_OK) status = format_classes(w);
-    return status == AIM_OK ? write_header(w, w->d.dataset->count, false) : status;
+    TRY(status);
+    TRY(format_classes(w));
+    return write_header(w, w->d.dataset->count, false);
 }
 
 static aim_status add_to_file(struct codes_writer *w, const int32_t *codes, int32_t label)

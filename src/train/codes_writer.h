@@ -40,6 +40,9 @@ struct codes_writer {
 aim_status codes_writer_open(aim_context *ctx, const char *path, const char *file_name, const struct codes_description *d,
                              struct codes_writer *w);
 
+/* Whether a file of our form may be written there: AIM_ERR_ARGUMENT when it exists. */
+aim_status codes_writer_check(aim_context *ctx, const char *path, const char *file_name);
+
 /* codes (variants, tokens) of the next picture. */
 aim_status codes_writer_add(struct codes_writer *w, const int32_t *codes, int32_t label);
 

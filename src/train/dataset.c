@@ -153,7 +153,7 @@ static aim_status find_classes(struct dataset *d, const char *folder, int64_t *p
     }
     if (status == AIM_OK && errno) status = aim_fail_errno(d->ctx, "cannot read the folder %s", folder);
     closedir(stream);
-    if (d->class_count > 1) qsort(d->classes, (size_t)d->class_count, sizeof *d->classes, compare_classes);
+    if (status == AIM_OK && d->class_count > 1) qsort(d->classes, (size_t)d->class_count, sizeof *d->classes, compare_classes);
     return status;
 }
 

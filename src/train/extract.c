@@ -137,7 +137,7 @@ static aim_status extract_all(struct extraction *x, struct loader *loader, struc
         x->done += n;
     }
     if (w->count == 0) return aim_fail(x->model->ctx, AIM_ERR_FORMAT, "none of the pictures can be read");
-    return AIM_OK;
+    return aim_progress(x->model->ctx, "pictures", x->done, x->total); /* the last chance to stop */
 }
 
 /* One data set into one cache. */
@@ -191,11 +191,12 @@ static aim_status extract_both(struct extraction *x, const struct dataset *train
     bool both = held_out->count > 0 && x->o.format == AIM_CODES_COMPACT;
     x->total = train->count + (both ? held_out->count : 0);
     report->variants = x->o.ten_crop ? 10 : 2;
+    if (both) TRY(codes_writer_check(ctx, output, CODES_FILE)); /* rather now than after the first file */
     if (both) TRY(extract_views(x, held_out, 1, "single", output, CODES_HELD_OUT_FILE, &report->held_out));
     aim_status status =
         extract_views(x, train, report->variants, x->o.ten_crop ? "ten-crop" : "flip", output, CODES_FILE, &report->pictures);
     if (status != AIM_OK && both) remove_held_out(ctx, output);
-    return status == AIM_OK ? aim_progress(ctx, "pictures", x->total, x->total) : status;
+    return status;
 }
 
 aim_status aim_extract_codes(aim_model *m, const char *data, const char *output, const aim_extract_options *options,

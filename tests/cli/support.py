@@ -19,7 +19,7 @@ GROUP = os.path.join(DATA, "tiny-group")
 ADALN = os.path.join(DATA, "tiny-adaln")
 TORCH = os.path.join(DATA, "torch-files")
 IMAGES = os.path.join(DATA, "images")
-COMMANDS = ["generate", "encode", "decode", "reconstruct", "score", "init", "info"]
+COMMANDS = ["generate", "encode", "decode", "reconstruct", "score", "extract-codes", "init", "info"]
 
 
 def environment(**changes):
@@ -104,7 +104,7 @@ class Case(unittest.TestCase):
 
 # ------------------------------------------------------------------------------------------------ arrays
 
-FORMATS = {"F32": "f", "F64": "d", "I64": "q", "U8": "B"}
+FORMATS = {"F32": "f", "F64": "d", "I64": "q", "I32": "i", "U16": "H", "U8": "B"}
 NPY = {"<f4": "f", "<f8": "d", "<i8": "q", "<i4": "i", "|u1": "B"}
 
 

@@ -35,6 +35,7 @@ class Help(Case):
             "decode": "-m -o",
             "reconstruct": "-m -o --size",
             "score": "-m --codes --labels --logits",
+            "extract-codes": "-m --data -o --ten-crop --crop-range --format --batch --size",
             "init": "--preset -o --seed",
             "info": "-m --tensors",
         }
