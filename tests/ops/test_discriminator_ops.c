@@ -58,7 +58,7 @@ TEST(scale)
             want[i] = 0.75 * (double)f32(&x)[i];
             want_dx[i] = (double)f32(&dx)[i] - want[i];
         }
-        RUN(p, scale, &x, -0.75f, &y);
+        RUN(p, scale, &x, 0.75f, &y);
         RUN(p, scale_backward, -0.75f, &x, &dx);
         expect_near(p, "scale", &y, want, 1e-7);
         expect_near(p, "its gradient", &dx, want_dx, 2e-7);
