@@ -157,8 +157,7 @@ struct tensor *vq_train_forward(struct exec *ex, const struct vq *vq, const stru
 
 void vq_training_clear(struct vq_training *training)
 {
-    struct tensor *all[] = {training->ids,  training->vq,    training->commit,
-                            training->unit, training->codes, training->last};
+    struct tensor *all[] = {training->ids, training->vq, training->commit, training->unit, training->codes, training->last};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) tensor_drop(all[i]);
     *training = (struct vq_training){0};
 }

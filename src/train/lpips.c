@@ -11,9 +11,9 @@ static const struct {
     int index, out;
     bool tap, pool;
 } layers[LPIPS_CONVS] = {
-    {0, 64, false, false},  {2, 64, true, false},    {5, 128, false, true},  {7, 128, true, false},  {10, 256, false, true},
-    {12, 256, false, false}, {14, 256, true, false}, {17, 512, false, true}, {19, 512, false, false}, {21, 512, true, false},
-    {24, 512, false, true}, {26, 512, false, false}, {28, 512, true, false},
+    {0, 64, false, false},   {2, 64, true, false},    {5, 128, false, true},  {7, 128, true, false},   {10, 256, false, true},
+    {12, 256, false, false}, {14, 256, true, false},  {17, 512, false, true}, {19, 512, false, false}, {21, 512, true, false},
+    {24, 512, false, true},  {26, 512, false, false}, {28, 512, true, false},
 };
 
 /* -------------------------------------------------------------------------------------------------- weights */

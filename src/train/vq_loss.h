@@ -16,11 +16,11 @@ enum adversarial {
 };
 
 struct vq_loss_options {
-    float l2, l1;              /* weights of mean (x - x̂)² and of mean |x - x̂| */
-    float perceptual;          /* of LPIPS */
-    float adversarial;         /* λ, once the discriminator has started */
-    float codebook, commit;    /* of the quantiser's terms; commit multiplies 0.25 */
-    float entropy;             /* of the entropy term; 0: not computed */
+    float l2, l1;           /* weights of mean (x - x̂)² and of mean |x - x̂| */
+    float perceptual;       /* of LPIPS */
+    float adversarial;      /* λ, once the discriminator has started */
+    float codebook, commit; /* of the quantiser's terms; commit multiplies 0.25 */
+    float entropy;          /* of the entropy term; 0: not computed */
     float entropy_temperature;
     enum adversarial generator, discriminator;
     int64_t start, warmup; /* the step from which on λ counts (the first step is 1), and over how many steps it grows to that */

@@ -278,7 +278,7 @@ static void style(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(lpips), cmocka_unit_test(lpips_dropout), cmocka_unit_test(lpips_missing), cmocka_unit_test(patch),
-                                       cmocka_unit_test(style)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(lpips), cmocka_unit_test(lpips_dropout),
+                                       cmocka_unit_test(lpips_missing), cmocka_unit_test(patch), cmocka_unit_test(style)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
