@@ -2,7 +2,7 @@
 #include "golden/golden.h"
 
 #include "tensor/tape.h"
-#include "train/vq_loss.h"
+#include "train/vq_step.h"
 
 struct fixture {
     aim_context *ctx;
@@ -202,9 +202,67 @@ static void discriminator(void **state)
     close_fixture(&f);
 }
 
+/* Moves tensors against their gradients, which are forgotten. */
+static void descend(struct fixture *f, struct tensor *const *list, size_t count, float rate)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct tensor *t = list[i];
+        if (!t->grad) continue;
+        size_t n = (size_t)tensor_count(t);
+        float *values = mem_array(f->ctx, n, sizeof *values, MEM_MISC), *slope = mem_array(f->ctx, n, sizeof *slope, MEM_MISC);
+        assert_ok(f->ctx, tensor_read(&f->ex, t, values));
+        assert_ok(f->ctx, tensor_read(&f->ex, t->grad, slope));
+        for (size_t k = 0; k < n; k++) values[k] -= rate * slope[k];
+        assert_ok(f->ctx, tensor_write(&f->ex, t, values));
+        tensor_clear_grad(t);
+        mem_free(values);
+        mem_free(slope);
+    }
+}
+
+/* Both halves of a step, again and again: each network gets better at its own while the other stands still; a batch in two
+ * parts gives the same gradients. */
+static void steps(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct tensor *fake;
+    struct vq_step_values first, last = {0};
+    int32_t ids[16];
+    open_fixture(&f);
+    struct vq_loss loss = {.options = vq_loss_defaults(), .discriminator = f.d};
+    assert_ok(f.ctx, vq_step_generator(&f.ex, f.vq, &loss, f.x, 20000, 1, &fake, ids, &first));
+    near(first.loss, first.l2 + first.adversarial + first.codebook + first.commit, 1e-6);
+    for (int i = 0; i < 16; i++) assert_in_range(ids[i], 0, 255);
+    double whole = last_length(&f);
+    for (int part = 0; part < 2; part++) {
+        tensor_drop(fake);
+        assert_ok(f.ctx, vq_step_generator(&f.ex, f.vq, &loss, f.x, 20000, 0.5f, &fake, ids, &last));
+    }
+    near(last_length(&f), whole, 1e-5);
+    for (int i = 0; i < 4; i++) {
+        assert_ok(f.ctx, vq_step_discriminator(&f.ex, &loss, f.x, fake, 20000, 1, &last));
+        if (i == 0) first.discriminator = last.discriminator;
+        descend(&f, f.d->trainable, f.d->trainable_count, 0.02f);
+    }
+    print_message("discriminator's loss %.4f -> %.4f\n", first.discriminator, last.discriminator);
+    assert_true(last.discriminator < first.discriminator && last.real > last.fake);
+    loss.discriminator = NULL;
+    for (int i = 0; i < 4; i++) {
+        tensor_drop(fake);
+        assert_ok(f.ctx, vq_step_generator(&f.ex, f.vq, &loss, f.x, 1, 1, &fake, ids, &last));
+        if (i == 0) first = last;
+        descend(&f, f.vq->tensors, f.vq->tensor_count, 0.02f);
+    }
+    print_message("reconstruction %.4f -> %.4f\n", first.l2, last.l2);
+    assert_true(last.l2 < first.l2);
+    tensor_drop(fake);
+    close_fixture(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(lambda), cmocka_unit_test(terms), cmocka_unit_test(adaptive),
-                                       cmocka_unit_test(discriminator)};
+                                       cmocka_unit_test(discriminator), cmocka_unit_test(steps)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
