@@ -1,6 +1,9 @@
 /* LPIPS and the discriminators with hashed weights, values and gradients, against float64 results. */
 #include "golden/golden.h"
 
+#include <unistd.h>
+
+#include "io/safetensors.h"
 #include "tensor/tape.h"
 #include "train/discriminator.h"
 #include "train/lpips.h"
@@ -168,6 +171,61 @@ static void lpips_dropout(void **state)
     close_fixture(&f);
 }
 
+/* A file of the table's rows that start with `start`; VGG's under the names of a merged file if asked for. */
+static void write_rows(struct fixture *f, const char *path, const char *start, bool merged)
+{
+    struct tensor_entry entries[64];
+    char names[64][96];
+    size_t count = 0;
+    for (size_t i = 0; i < f->table.count; i++) {
+        const struct param *row = &f->table.items[i];
+        int index, slice = 1;
+        char rest[16];
+        if (strncmp(row->name, start, strlen(start)) != 0) continue;
+        entries[count] = *row->entry;
+        snprintf(names[count], sizeof names[count], "%s", row->name);
+        if (merged && sscanf(row->name, "features.%d.%15s", &index, rest) == 2) {
+            static const int last[4] = {3, 8, 15, 22}; /* of each slice but the fifth */
+            while (slice < 5 && index > last[slice - 1]) slice++;
+            snprintf(names[count], sizeof names[count], "net.slice%d.%d.%s", slice, index, rest);
+        }
+        entries[count].name = names[count];
+        count++;
+    }
+    assert_ok(f->ctx, safetensors_write(f->ctx, path, entries, count, NULL, 0));
+}
+
+/* From two files, and from one. */
+static void lpips_files(void **state)
+{
+    (void)state;
+    struct fixture f;
+    char folder[] = "/tmp/aim-lpips-XXXXXX", vgg[64], lin[64], both[64];
+    open_fixture(&f, NULL);
+    assert_non_null(mkdtemp(folder));
+    snprintf(vgg, sizeof vgg, "%s/vgg16", folder);
+    snprintf(lin, sizeof lin, "%s/lin", folder);
+    snprintf(both, sizeof both, "%s/both", folder);
+    struct lpips *made = hashed_lpips(&f), *two, *one, *none;
+    write_rows(&f, vgg, "features", false);
+    write_rows(&f, lin, "lin", false);
+    write_rows(&f, both, "", true);
+    assert_ok(f.ctx, lpips_load(f.ctx, vgg, lin, &two));
+    assert_ok(f.ctx, lpips_load(f.ctx, both, NULL, &one));
+    assert_int_equal(lpips_load(f.ctx, vgg, NULL, &none), AIM_ERR_FORMAT);
+    assert_non_null(strstr(aim_last_error(f.ctx), "lin0.model.1.weight"));
+    float want = value_of(&f, made, f.b, f.a, NULL);
+    assert_true(value_of(&f, two, f.b, f.a, NULL) == want && value_of(&f, one, f.b, f.a, NULL) == want);
+    unlink(vgg);
+    unlink(lin);
+    unlink(both);
+    rmdir(folder);
+    lpips_free(made);
+    lpips_free(two);
+    lpips_free(one);
+    close_fixture(&f);
+}
+
 /* Without weights the reason is said. */
 static void lpips_missing(void **state)
 {
@@ -278,7 +336,8 @@ static void style(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(lpips), cmocka_unit_test(lpips_dropout),
-                                       cmocka_unit_test(lpips_missing), cmocka_unit_test(patch), cmocka_unit_test(style)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(lpips),       cmocka_unit_test(lpips_dropout),
+                                       cmocka_unit_test(lpips_files), cmocka_unit_test(lpips_missing),
+                                       cmocka_unit_test(patch),       cmocka_unit_test(style)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
