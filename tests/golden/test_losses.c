@@ -116,7 +116,7 @@ static struct lpips *hashed_lpips(struct fixture *f)
 /*
  * The gradient has jumps where a relu's input passes zero or two pixels to be pooled are equal. Where roundings are near
  * float32's own, as in the plain kernels, none of the 600,000 features falls on the other side; Winograd's, ten times larger,
- * push one across, and the 14x14 pixels under it differ by up to 5e-3 of the largest value. The rest does not.
+ * push one across, and the 14x16 pixels under it differ by up to 5e-3 of the largest value. The rest does not.
  */
 static void check_lpips(const char *tier, bool exact)
 {
