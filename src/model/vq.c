@@ -102,8 +102,16 @@ struct tensor *vq_quantise(struct exec *ex, const struct vq *vq, const struct te
     return ids;
 }
 
-/* codes (N,rows,columns,D) -> pixels; takes codes */
-static struct tensor *decode_codes(struct exec *ex, const struct vq *vq, struct tensor *z)
+struct tensor *vq_last_convolution(struct exec *ex, const struct tensor *last, const struct tensor *w, const struct tensor *b)
+{
+    struct tensor *image = op_conv2d(ex, last, w, b, same3x3), *pixels = op_nhwc_to_nchw(ex, image);
+    tensor_drop(image);
+    return pixels;
+}
+
+/* codes (N,rows,columns,D) -> pixels; takes codes. What the last convolution is given is the caller's at *last, unless that
+ * is NULL. */
+static struct tensor *decode_codes(struct exec *ex, const struct vq *vq, struct tensor *z, struct tensor **last)
 {
     const struct vq_stack *s = &vq->decoder;
     struct tensor *a = op_cast(ex, z, backend_activation(ex->backend));
@@ -114,10 +122,13 @@ static struct tensor *decode_codes(struct exec *ex, const struct vq *vq, struct 
     tensor_drop(h);
     x = middle(ex, s, x);
     x = levels(ex, s, vq->config.levels, enlarge, x);
-    struct tensor *image = norm_conv(ex, &s->norm_out, &s->conv_out, x);
+    struct tensor *n = op_group_norm_silu(ex, x, s->norm_out.w, s->norm_out.b, true);
     tensor_drop(x);
-    struct tensor *pixels = op_nhwc_to_nchw(ex, image);
-    tensor_drop(image);
+    struct tensor *pixels = vq_last_convolution(ex, n, s->conv_out.w, s->conv_out.b);
+    if (last)
+        *last = n;
+    else
+        tensor_drop(n);
     return pixels;
 }
 
@@ -126,7 +137,7 @@ struct tensor *vq_decode(struct exec *ex, const struct vq *vq, const struct tens
 {
     struct tensor *codes = unit_codebook(ex, vq), *z = op_embedding(ex, codes, OP_NONE, ids, OP_NONE);
     tensor_drop(codes);
-    return decode_codes(ex, vq, tensor_reshape(ex, z, SHAPE(N, rows, columns, vq->config.codebook_dim)));
+    return decode_codes(ex, vq, tensor_reshape(ex, z, SHAPE(N, rows, columns, vq->config.codebook_dim)), NULL);
 }
 
 struct tensor *vq_train_forward(struct exec *ex, const struct vq *vq, const struct tensor *pixels, struct vq_training *training)
@@ -134,17 +145,21 @@ struct tensor *vq_train_forward(struct exec *ex, const struct vq *vq, const stru
     struct tensor *latent = vq_latent(ex, vq, pixels), *unit = op_normalize_rows(ex, latent);
     struct tensor *codes = unit_codebook(ex, vq), *ids = op_nearest_code(ex, unit, codes);
     struct tensor *chosen = op_embedding(ex, codes, OP_NONE, ids, OP_NONE);
-    *training = (struct vq_training){
-        .ids = ids, .vq = op_mean_square(ex, chosen, unit, 1.0f), .commit = op_mean_square(ex, unit, chosen, 0.25f)};
-    struct tensor *image = decode_codes(ex, vq, op_straight_through(ex, unit, chosen));
-    struct tensor *done[] = {latent, unit, codes, chosen};
-    for (size_t i = 0; i < sizeof done / sizeof done[0]; i++) tensor_drop(done[i]);
-    if (image) return image;
-    tensor_drop(training->ids);
-    tensor_drop(training->vq);
-    tensor_drop(training->commit);
+    *training = (struct vq_training){.ids = ids, .unit = unit, .codes = codes};
+    training->vq = op_mean_square(ex, chosen, unit, 1.0f);
+    training->commit = op_mean_square(ex, unit, chosen, 0.25f);
+    struct tensor *image = decode_codes(ex, vq, op_straight_through(ex, unit, chosen), &training->last);
+    tensor_drop(latent);
+    tensor_drop(chosen);
+    if (!image) vq_training_clear(training);
+    return image;
+}
+
+void vq_training_clear(struct vq_training *training)
+{
+    struct tensor *all[] = {training->ids, training->vq, training->commit, training->unit, training->codes, training->last};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) tensor_drop(all[i]);
     *training = (struct vq_training){0};
-    return NULL;
 }
 
 int64_t vq_activation_bytes(const struct vq_config *c, int64_t rows, int64_t columns)

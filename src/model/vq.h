@@ -74,16 +74,22 @@ struct tensor *vq_quantise(struct exec *ex, const struct vq *vq, const struct te
 struct tensor *vq_decode(struct exec *ex, const struct vq *vq, const struct tensor *ids, int64_t N, int64_t rows,
                          int64_t columns);
 
-/* What training wants of a batch, each tensor the caller's: the codes that were chosen, and the losses (one value each)
- * vq = mean (ê - sg ẑ)² and commit = 0.25 mean (ẑ - sg ê)². */
+/* What training wants of a batch, freed with vq_training_clear: the codes that were chosen; the losses (one value each)
+ * vq = mean (ê - sg ẑ)² and commit = 0.25 mean (ẑ - sg ê)²; ẑ (N,h,w,D) and ê (V,D), of unit length, for the entropy term;
+ * and what the decoder's last convolution was given (N,H,W,C), for the adaptive weight. */
 struct vq_training {
-    struct tensor *ids, *vq, *commit;
+    struct tensor *ids, *vq, *commit, *unit, *codes, *last;
 };
+void vq_training_clear(struct vq_training *training);
 
 /* pixels (N,3,H,W) -> their reconstruction (N,3,H,W), through the nearest codes, past which the gradient goes straight.
  * Recorded when ex has a tape. On failure NULL, and NULL tensors in *training. */
 struct tensor *vq_train_forward(struct exec *ex, const struct vq *vq, const struct tensor *pixels,
                                 struct vq_training *training);
+
+/* The decoder's last step alone: what struct vq_training's `last` says, and that convolution's filters and bias, to pixels
+ * (N,3,H,W). */
+struct tensor *vq_last_convolution(struct exec *ex, const struct tensor *last, const struct tensor *w, const struct tensor *b);
 
 /* Bytes of activations at the peak of encoding or decoding one picture of rows x columns codes. */
 int64_t vq_activation_bytes(const struct vq_config *config, int64_t rows, int64_t columns);

@@ -1,6 +1,9 @@
 /* LPIPS and the discriminators with hashed weights, values and gradients, against float64 results. */
 #include "golden/golden.h"
 
+#include <unistd.h>
+
+#include "io/safetensors.h"
 #include "tensor/tape.h"
 #include "train/discriminator.h"
 #include "train/lpips.h"
@@ -85,21 +88,19 @@ static void expect(struct fixture *f, const char *name, const struct tensor *t)
 
 /* ------------------------------------------------------------------------------------------------------ LPIPS */
 
-/* The length of the error relative to that of what is expected. */
-static double error_length(struct fixture *f, const char *name, const struct tensor *t)
+/* Which share of the values is further than GOLDEN_TOLERANCE of the largest from what is expected; *worst as relative_error. */
+static double share_off(struct fixture *f, const char *name, const struct tensor *t, double *worst)
 {
-    size_t count;
-    float *want = golden_f32(f->ctx, &f->file, name, &count);
+    size_t count, off = 0;
+    float *want = golden_f32(f->ctx, &f->file, name, &count), most = 0;
     float *got = mem_array(f->ctx, count, sizeof *got, MEM_MISC);
-    double gaps = 0, squares = 0;
     assert_ok(f->ctx, tensor_read(&f->ex, t, got));
-    for (size_t i = 0; i < count; i++) {
-        gaps += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]);
-        squares += (double)want[i] * (double)want[i];
-    }
+    for (size_t i = 0; i < count; i++) most = fmaxf(most, fabsf(want[i]));
+    for (size_t i = 0; i < count; i++) off += fabsf(got[i] - want[i]) <= (float)GOLDEN_TOLERANCE * most ? 0 : 1;
+    *worst = relative_error(got, want, count);
     mem_free(got);
     mem_free(want);
-    return sqrt(gaps / squares);
+    return (double)off / (double)count;
 }
 
 /* LPIPS with hashed weights, in f->table's words. */
@@ -115,7 +116,7 @@ static struct lpips *hashed_lpips(struct fixture *f)
 /*
  * The gradient has jumps where a relu's input passes zero or two pixels to be pooled are equal. Where roundings are near
  * float32's own, as in the plain kernels, none of the 600,000 features falls on the other side; Winograd's, ten times larger,
- * push one or two across, and the pixels under these differ by up to 5e-3 of the largest value. The rest does not.
+ * push one across, and the 14x16 pixels under it differ by up to 5e-3 of the largest value. The rest does not.
  */
 static void check_lpips(const char *tier, bool exact)
 {
@@ -129,10 +130,9 @@ static void check_lpips(const char *tier, bool exact)
     expect(&f, "lpips", distance);
     assert_ok(f.ctx, tape_backward(&tape, distance, 1));
     tape_stop(&tape);
-    double length = error_length(&f, "lpips_grad_b", f.b->grad);
-    print_message("lpips_grad_b: %.2g as vectors\n", length);
-    if (exact) expect(&f, "lpips_grad_b", f.b->grad);
-    assert_true(length < (exact ? GOLDEN_TOLERANCE : 1e-3));
+    double worst, share = share_off(&f, "lpips_grad_b", f.b->grad, &worst);
+    print_message("lpips_grad_b: relative error %.2g, %.2g %% of the values beyond the tolerance\n", worst, 100 * share);
+    assert_true(worst < (exact ? GOLDEN_TOLERANCE : 1e-2) && share < (exact ? 1e-9 : 0.1));
     tensor_drop(distance);
     lpips_free(l);
     close_fixture(&f);
@@ -165,9 +165,64 @@ static void lpips_dropout(void **state)
     struct lpips *l = hashed_lpips(&f);
     float all = value_of(&f, l, f.b, f.a, NULL);
     float one = value_of(&f, l, f.b, f.a, &(struct dropout){1, 0}), two = value_of(&f, l, f.b, f.a, &(struct dropout){1, 1});
-    assert_true(value_of(&f, l, f.a, f.a, NULL) == 0);
+    assert_true(value_of(&f, l, f.a, f.a, NULL) < 1e-12f * all);
     assert_true(one != two && fabsf(one - all) < 0.05f * all && fabsf(two - all) < 0.05f * all);
     lpips_free(l);
+    close_fixture(&f);
+}
+
+/* A file of the table's rows that start with `start`; VGG's under the names of a merged file if asked for. */
+static void write_rows(struct fixture *f, const char *path, const char *start, bool merged)
+{
+    struct tensor_entry entries[64];
+    char names[64][96];
+    size_t count = 0;
+    for (size_t i = 0; i < f->table.count; i++) {
+        const struct param *row = &f->table.items[i];
+        int index, slice = 1;
+        char rest[16];
+        if (strncmp(row->name, start, strlen(start)) != 0) continue;
+        entries[count] = *row->entry;
+        snprintf(names[count], sizeof names[count], "%s", row->name);
+        if (merged && sscanf(row->name, "features.%d.%15s", &index, rest) == 2) {
+            static const int last[4] = {3, 8, 15, 22}; /* of each slice but the fifth */
+            while (slice < 5 && index > last[slice - 1]) slice++;
+            snprintf(names[count], sizeof names[count], "net.slice%d.%d.%s", slice, index, rest);
+        }
+        entries[count].name = names[count];
+        count++;
+    }
+    assert_ok(f->ctx, safetensors_write(f->ctx, path, entries, count, NULL, 0));
+}
+
+/* From two files, and from one. */
+static void lpips_files(void **state)
+{
+    (void)state;
+    struct fixture f;
+    char folder[] = "/tmp/aim-lpips-XXXXXX", vgg[64], lin[64], both[64];
+    open_fixture(&f, NULL);
+    assert_non_null(mkdtemp(folder));
+    snprintf(vgg, sizeof vgg, "%s/vgg16", folder);
+    snprintf(lin, sizeof lin, "%s/lin", folder);
+    snprintf(both, sizeof both, "%s/both", folder);
+    struct lpips *made = hashed_lpips(&f), *two, *one, *none;
+    write_rows(&f, vgg, "features", false);
+    write_rows(&f, lin, "lin", false);
+    write_rows(&f, both, "", true);
+    assert_ok(f.ctx, lpips_load(f.ctx, vgg, lin, &two));
+    assert_ok(f.ctx, lpips_load(f.ctx, both, NULL, &one));
+    assert_int_equal(lpips_load(f.ctx, vgg, NULL, &none), AIM_ERR_FORMAT);
+    assert_non_null(strstr(aim_last_error(f.ctx), "lin0.model.1.weight"));
+    float want = value_of(&f, made, f.b, f.a, NULL);
+    assert_true(value_of(&f, two, f.b, f.a, NULL) == want && value_of(&f, one, f.b, f.a, NULL) == want);
+    unlink(vgg);
+    unlink(lin);
+    unlink(both);
+    rmdir(folder);
+    lpips_free(made);
+    lpips_free(two);
+    lpips_free(one);
     close_fixture(&f);
 }
 
@@ -281,7 +336,8 @@ static void style(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(lpips), cmocka_unit_test(lpips_dropout), cmocka_unit_test(lpips_missing), cmocka_unit_test(patch),
-                                       cmocka_unit_test(style)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(lpips),       cmocka_unit_test(lpips_dropout),
+                                       cmocka_unit_test(lpips_files), cmocka_unit_test(lpips_missing),
+                                       cmocka_unit_test(patch),       cmocka_unit_test(style)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -74,8 +74,9 @@ static void differentiate(struct run *r)
     check_loss(r, "loss_vq", training.vq);
     check_loss(r, "loss_commit", training.commit);
     assert_ok(r->ctx, tape_backward(&tape, all, 1.0f));
-    struct tensor *done[] = {pixels, mse, some, all, training.ids, training.vq, training.commit};
+    struct tensor *done[] = {pixels, mse, some, all};
     for (size_t i = 0; i < sizeof done / sizeof done[0]; i++) tensor_drop(done[i]);
+    vq_training_clear(&training);
     tape_stop(&tape);
     mem_free(image);
 }

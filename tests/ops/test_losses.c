@@ -279,8 +279,8 @@ TEST(code_entropy)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lpips_distance), cmocka_unit_test(test_lpips_distance_of_nothing),
-        cmocka_unit_test(test_mean_absolute),  cmocka_unit_test(test_mean_map),
+        cmocka_unit_test(test_lpips_distance),   cmocka_unit_test(test_lpips_distance_of_nothing),
+        cmocka_unit_test(test_mean_absolute),    cmocka_unit_test(test_mean_map),
         cmocka_unit_test(test_mean_map_far_out), cmocka_unit_test(test_code_entropy),
     };
     return RUN_OPS("losses", tests);

@@ -4,8 +4,8 @@
 #include <math.h>
 
 enum {
-    CHUNK = 512,   /* rows whose sums are taken together: fixed, so that threads change nothing */
-    SPAN = 32,     /* rows of short float sums, added up in double */
+    CHUNK = 512,    /* rows whose sums are taken together: fixed, so that threads change nothing */
+    SPAN = 32,      /* rows of short float sums, added up in double */
     SMALL = 1 << 16 /* values from which on threads help */
 };
 
@@ -60,8 +60,8 @@ static void add_chunks(const struct batch *k)
 }
 
 aim_status KERNEL(batch_norm)(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *b,
-                              float eps, float momentum, struct tensor *mean, struct tensor *variance, struct tensor *statistics,
-                              struct tensor *y)
+                              float eps, float momentum, struct tensor *mean, struct tensor *variance,
+                              struct tensor *statistics, struct tensor *y)
 {
     struct batch k;
     aim_status status = batch_start(be, x, &k);

@@ -4,7 +4,8 @@
  * With s_mj = 2 z_m·e_j / temperature, which differs from -‖z_m - e_j‖² / temperature by a constant of unit rows only, and
  * p_m = softmax(s_m), h_m = -Σ_j p_mj ln p_mj, q_j = ln(p̄_j + ε) + p̄_j / (p̄_j + ε):
  *
- *     ds_mj = (weight dloss / M) p_mj (q_j - Σ_k p_mk q_k - ln p_mj - h_m);  dz = 2 ds e / temperature;  de = 2 dsᵀ z / temperature
+ *     ds_mj = (weight dloss / M) p_mj (q_j - Σ_k p_mk q_k - ln p_mj - h_m);  dz = 2 ds e / temperature;  de = 2 dsᵀ z /
+ * temperature
  *
  * Rows are cut into a number of parts that follows from their count alone, and the parts' sums added up in order, so that
  * threads change nothing.
@@ -161,9 +162,9 @@ static void row_backward(const struct entropy *k, int64_t m, const float *q, flo
         for (int64_t d = 0; d < k->D; d++) sums[j * k->D + d] += r.s[j] * z[d];
 }
 
-aim_status KERNEL(code_entropy_backward)(struct backend *be, const struct tensor *z, const struct tensor *e,
-                                         float temperature, float weight, const struct tensor *average,
-                                         const struct tensor *dloss, struct tensor *dz, struct tensor *de)
+aim_status KERNEL(code_entropy_backward)(struct backend *be, const struct tensor *z, const struct tensor *e, float temperature,
+                                         float weight, const struct tensor *average, const struct tensor *dloss,
+                                         struct tensor *dz, struct tensor *de)
 {
     struct entropy k;
     float *q = mem_array(be->ctx, (size_t)e->shape[0], sizeof(float), MEM_ACTIVATIONS);

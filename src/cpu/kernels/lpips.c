@@ -43,8 +43,7 @@ static const float *pixel_weights(const struct lpips *k, int64_t pixel, float *k
     struct philox4 bits = {{0}};
     for (int64_t c = 0; c < k->C; c++) {
         int64_t i = pixel * k->C + c;
-        if (c == 0 || i % 128 == 0)
-            bits = philox(k->dropout->seed, (uint64_t)i / 128, k->dropout->position, PHILOX_DROPOUT);
+        if (c == 0 || i % 128 == 0) bits = philox(k->dropout->seed, (uint64_t)i / 128, k->dropout->position, PHILOX_DROPOUT);
         kept[c] = bits.v[i / 32 % 4] >> (i % 32) & 1 ? 2 * k->w[c] : 0;
     }
     return kept;
@@ -117,8 +116,7 @@ static void pixel_backward(const struct pixel *p, float up, int64_t C, float *da
     float along = 0;
     for (int64_t c = 0; c < C; c++) along += p->w[c] * (p->a[c] * p->scale_a - p->b[c] * p->scale_b) * p->a[c];
     const float scale = 2 * up * p->scale_a, back = along * p->scale_a / p->length;
-    for (int64_t c = 0; c < C; c++)
-        da[c] += scale * (p->w[c] * (p->a[c] * p->scale_a - p->b[c] * p->scale_b) - p->a[c] * back);
+    for (int64_t c = 0; c < C; c++) da[c] += scale * (p->w[c] * (p->a[c] * p->scale_a - p->b[c] * p->scale_b) - p->a[c] * back);
 }
 
 aim_status KERNEL(lpips_distance_backward)(struct backend *be, const struct tensor *a, const struct tensor *b,
