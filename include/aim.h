@@ -303,6 +303,54 @@ typedef struct aim_extract_report {
 AIM_API aim_status aim_extract_codes(aim_model *tokenizer, const char *data, const char *output,
                                      const aim_extract_options *options, aim_extract_report *report);
 
+typedef enum aim_schedule { AIM_SCHEDULE_CONSTANT, AIM_SCHEDULE_LINEAR, AIM_SCHEDULE_COSINE } aim_schedule;
+
+/* What training either stage has in common. Text may be NULL; 0 stands for the stage's default where a number needs one. */
+typedef struct aim_train_options {
+    const char *run;  /* folder for log.jsonl, curves.png, samples, model and checkpoints, which is made */
+    int resume;       /* go on in `run`: nothing else but dry_run is looked at, the folder knows the rest */
+    int dry_run;      /* only tell the memory that a step takes */
+    const char *data; /* folder of class folders with pictures */
+    const char *init; /* model whose weights are the start */
+    const char *preset;
+    double held_out; /* fraction of the data that is kept for evaluation, when it brings none of its own */
+    int size;        /* pixels along a side */
+    int64_t steps;   /* or `epochs` */
+    double epochs;
+    int batch, accumulate; /* samples of a step; parts that it is worked out in, one after the other */
+    double lr, decay, clip, ema;
+    aim_schedule schedule;
+    int64_t warmup;
+    uint64_t seed;
+    int bf16, checkpointing; /* products in bf16; blocks are run again in the backward pass rather than kept */
+    int64_t eval_every, save_every, sample_every; /* steps; 0 = at the end alone */
+    int keep;                                     /* checkpoints */
+} aim_train_options;
+
+typedef struct aim_train_ar_options {
+    aim_train_options train;
+    const char *tokenizer, *codes, *labels; /* codes: a cache, or a .npy (pictures, tokens) with `labels`, a .npy too */
+    int file_order;                         /* samples in the order of the file, rather than at random */
+    const char *config;                     /* a config.json whose sizes are taken; those below come on top where not 0 */
+    int layers, width, d_state;
+    int adaln; /* 'g' groups, 'l' a layer each, 's' one for all; 0 = the preset's */
+    int groups, no_positions, official_decay;
+    double label_drop;
+} aim_train_ar_options;
+
+typedef struct aim_train_report {
+    int64_t steps, skipped, pictures; /* skipped: steps whose gradient was not finite; pictures in the training set */
+    double loss, nll;                 /* of the last step; of held-out data, NaN without */
+    int64_t parameters, gradients, optimizer, activations, total; /* bytes; of a dry run alone */
+} aim_train_report;
+
+/* Stage 2 by AiM's recipe (spec A2 of the paper: AdamW, linear decay, label drop). report may be NULL. */
+AIM_API aim_train_ar_options aim_train_ar_defaults(void);
+AIM_API aim_status aim_train_ar(aim_context *ctx, const aim_train_ar_options *options, aim_train_report *report);
+
+/* Rewrites a model: adaLN as 'l' or 's' (see aim_train_ar_options), exactly; 0 = as it is. Matrices in bf16 or as they are. */
+AIM_API aim_status aim_convert(aim_model *model, int adaln, aim_weights weights, const char *directory);
+
 /* ----------------------------------------------------------------------------------------------- arrays */
 
 typedef enum aim_dtype {

@@ -20,11 +20,11 @@ static int read_codes(struct cli *cli, struct decoding *d)
 {
     enum { LARGEST_SIDE = 4096 };
     const char *path = cli->args.inputs[0];
-    CLI_TRY(codes_read(cli, path, &d->codes, &d->count, &d->tokens));
+    CLI_TRY(cli_codes_read(cli, path, &d->codes, &d->count, &d->tokens));
     while (d->side < LARGEST_SIDE && (int64_t)d->side * d->side < d->tokens) d->side++;
     if ((int64_t)d->side * d->side != d->tokens)
         return cli_fail(cli, "%s: %lld codes per picture make no square", path, (long long)d->tokens);
-    CLI_TRY(codes_check(cli, path, d->codes.data, d->count, d->tokens, cli->info.codebook_size));
+    CLI_TRY(cli_codes_check(cli, path, d->codes.data, d->count, d->tokens, cli->info.codebook_size));
     return output_check_count(cli, d->kind, d->count, 1);
 }
 

@@ -31,6 +31,19 @@ static int run_command(struct cli *cli, int argc, char **argv)
     return cli->command->run(cli);
 }
 
+/* The command that argv begins with; its name has one word or two ("train ar"). */
+static const struct command *find_command(int argc, char **argv, int *words)
+{
+    char name[64];
+    if (argc > 2 && snprintf(name, sizeof name, "%s %s", argv[1], argv[2]) < (int)sizeof name) {
+        const struct command *command = command_find(name);
+        *words = 2;
+        if (command) return command;
+    }
+    *words = 1;
+    return command_find(argv[1]);
+}
+
 static int dispatch(struct cli *cli, int argc, char **argv)
 {
     if (argc < 2) return cli_usage(cli, "no command given");
@@ -43,8 +56,10 @@ static int dispatch(struct cli *cli, int argc, char **argv)
         return STATUS_OK;
     }
     if (argv[1][0] == '-') return cli_usage(cli, "a command must come before '%s'", argv[1]);
-    cli->command = command_find(argv[1]);
-    if (cli->command) return run_command(cli, argc - 2, argv + 2);
+    int words = 1;
+    cli->command = find_command(argc, argv, &words);
+    if (cli->command) return run_command(cli, argc - 1 - words, argv + 1 + words);
+    if (strcmp(argv[1], "train") == 0) return cli_usage(cli, "train what? 'aim train ar' is there");
     const char *near = command_suggest(argv[1]);
     if (near) return cli_usage(cli, "unknown command '%s'; did you mean '%s'?", argv[1], near);
     return cli_usage(cli, "unknown command '%s'", argv[1]);

@@ -165,7 +165,7 @@ static int refuse_value(struct cli *cli, const struct option *o, const char *tex
 }
 
 /* argv[*at] is "--name", "--name=value", "-x" or "-xvalue"; moves *at past what it used. */
-static int parse_option(struct cli *cli, int argc, char **argv, int *at, uint64_t *given)
+static int parse_option(struct cli *cli, int argc, char **argv, int *at, bool *given)
 {
     const char *word = argv[(*at)++], *value = NULL, *suggestion = NULL;
     bool full = word[1] == '-';
@@ -188,7 +188,7 @@ static int parse_option(struct cli *cli, int argc, char **argv, int *at, uint64_
         value = argv[(*at)++];
     }
     if (!store(&cli->args, o, value)) return refuse_value(cli, o, value);
-    *given |= (uint64_t)1 << (o - options_table);
+    given[o - options_table] = true;
     return STATUS_OK;
 }
 
@@ -199,13 +199,13 @@ static void store_defaults(struct arguments *args, const struct command *command
 }
 
 /* What the command cannot do without. */
-static int check_required(struct cli *cli, uint64_t given)
+static int check_required(struct cli *cli, const bool *given)
 {
     const struct command *command = cli->command;
     for (const char *name = command->required ? command->required : ""; *name;) {
         size_t length = strcspn(name, " ");
         const struct option *o = option_find(command, name, length, 0);
-        if (o && !(given & (uint64_t)1 << (o - options_table))) {
+        if (o && !given[o - options_table]) {
             if (o->letter) return cli_usage(cli, "-%c %s is missing", o->letter, o->metavar);
             return cli_usage(cli, "--%s %s is missing", o->name, o->metavar);
         }
@@ -218,7 +218,8 @@ static int check_required(struct cli *cli, uint64_t given)
 int options_parse(struct cli *cli, int argc, char **argv)
 {
     struct arguments *args = &cli->args;
-    uint64_t given = 0;
+    enum { MOST_OPTIONS = 256 };
+    bool given[MOST_OPTIONS] = {false}; /* by place in the table */
     bool only_inputs = false;
     store_defaults(args, cli->command);
     args->inputs = argv; /* inputs are gathered at the front, over words that have been read already */
@@ -228,7 +229,7 @@ int options_parse(struct cli *cli, int argc, char **argv)
             only_inputs = true;
             at++;
         } else if (!only_inputs && word[0] == '-' && word[1]) {
-            CLI_TRY(parse_option(cli, argc, argv, &at, &given));
+            CLI_TRY(parse_option(cli, argc, argv, &at, given));
         } else {
             if (!cli->command->input) return cli_usage(cli, "unexpected argument '%s'", word);
             if (!cli->command->many_inputs && args->input_count == 1)

@@ -16,12 +16,16 @@ struct arguments {
     const char *model, *tokenizer;
     const char *classes, *output, *codes_out;
     const char *codes, *labels, *logits, *data;
+    const char *resume, *init, *preset_name, *config;
     const char *device, *cpu;
     int64_t count, batch, top_k, size, threads;
+    int64_t steps, accumulate, warmup, eval_every, save_every, sample_every, keep, layers, width, d_state, groups;
     double cfg, top_p, temperature, crop_range;
+    double epochs, lr, decay, clip, ema, label_drop, val;
     uint64_t seed;
-    int weights, pos_offset, preset, format; /* index into the choices of the table */
+    int weights, pos_offset, preset, format, schedule, order, adaln; /* index into the choices of the table */
     bool tensors, ten_crop, quiet, json, help;
+    bool dry_run, bf16, checkpointing, official_decay, no_positions;
     char **inputs; /* what is not an option, in order; points into argv */
     int input_count;
 };
@@ -46,8 +50,11 @@ enum command_bit {
     FOR_INIT = 32,
     FOR_INFO = 64,
     FOR_EXTRACT = 128,
-    FOR_ALL = 255,
-    FOR_MODEL = FOR_ALL & ~FOR_INIT
+    FOR_TRAIN_AR = 256,
+    FOR_CONVERT = 512,
+    FOR_ALL = 1023,
+    FOR_TRAIN = FOR_TRAIN_AR,
+    FOR_MODEL = FOR_ALL & ~(FOR_INIT | FOR_TRAIN)
 };
 
 struct option {

@@ -100,7 +100,7 @@ int pictures_read(struct cli *cli, const char *path, int size, aim_image *image)
     return cli_library(cli, status);
 }
 
-int codes_read(struct cli *cli, const char *path, aim_array *codes, int64_t *count, int64_t *tokens)
+int cli_codes_read(struct cli *cli, const char *path, aim_array *codes, int64_t *count, int64_t *tokens)
 {
     CLI_TRY(cli_library(cli, aim_array_read(cli->ctx, path, NULL, codes)));
     if (codes->ndim < 1 || codes->ndim > 2)
@@ -113,7 +113,7 @@ int codes_read(struct cli *cli, const char *path, aim_array *codes, int64_t *cou
     return STATUS_OK;
 }
 
-int codes_check(struct cli *cli, const char *path, const int64_t *codes, int64_t count, int64_t tokens, int64_t limit)
+int cli_codes_check(struct cli *cli, const char *path, const int64_t *codes, int64_t count, int64_t tokens, int64_t limit)
 {
     for (int64_t i = 0; i < count * tokens; i++)
         if (codes[i] < 0 || codes[i] >= limit)

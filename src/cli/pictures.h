@@ -17,9 +17,9 @@ void pictures_free(struct picture_list *list);
 int pictures_read(struct cli *cli, const char *path, int size, aim_image *image);
 
 /* An integer array (count, tokens), or (tokens) for one picture, as int64; freed with aim_array_free. */
-int codes_read(struct cli *cli, const char *path, aim_array *codes, int64_t *count, int64_t *tokens);
+int cli_codes_read(struct cli *cli, const char *path, aim_array *codes, int64_t *count, int64_t *tokens);
 
 /* Every code must be one of `limit`. */
-int codes_check(struct cli *cli, const char *path, const int64_t *codes, int64_t count, int64_t tokens, int64_t limit);
+int cli_codes_check(struct cli *cli, const char *path, const int64_t *codes, int64_t count, int64_t tokens, int64_t limit);
 
 #endif

@@ -99,15 +99,22 @@ static void draw(struct progress *p, double now)
     p->redrawn = now;
 }
 
+/* "training, loss 6.2" is still the phase "training". */
+static bool same_phase(const char *a, const char *b)
+{
+    size_t length = strcspn(a, ",");
+    return length == strcspn(b, ",") && strncmp(a, b, length) == 0;
+}
+
 /* Takes over the numbers; a phase of another name starts its own clock. */
 static void show(struct progress *p, const char *what, int64_t done, int64_t total)
 {
     double now = progress_now();
-    if (strncmp(p->what, what, sizeof p->what - 1) != 0 || total != p->total || done < p->done) {
-        if (what != p->what) snprintf(p->what, sizeof p->what, "%s", what);
+    if (!same_phase(p->what, what) || total != p->total || done < p->done) {
         p->first = done;
         p->began = now;
     }
+    if (what != p->what) snprintf(p->what, sizeof p->what, "%s", what);
     p->done = done;
     p->total = total;
     if (p->bar && now - p->redrawn >= 0.1) draw(p, now);

@@ -44,11 +44,11 @@ static int read_labels(struct cli *cli, struct scoring *s)
 static int read_inputs(struct cli *cli, struct scoring *s)
 {
     const char *path = cli->args.codes;
-    CLI_TRY(codes_read(cli, path, &s->codes, &s->count, &s->tokens));
+    CLI_TRY(cli_codes_read(cli, path, &s->codes, &s->count, &s->tokens));
     if (s->tokens != cli->info.num_tokens)
         return cli_fail(cli, "%s: %lld codes per picture, but the model's pictures have %d", path, (long long)s->tokens,
                         cli->info.num_tokens);
-    CLI_TRY(codes_check(cli, path, s->codes.data, s->count, s->tokens, cli->info.vocab_size));
+    CLI_TRY(cli_codes_check(cli, path, s->codes.data, s->count, s->tokens, cli->info.vocab_size));
     return read_labels(cli, s);
 }
 

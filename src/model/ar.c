@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "tensor/tape.h"
+
 /* -------------------------------------------------------------------------------------- the parameter table */
 
 static aim_status describe_layer(const struct ar_config *c, struct params *t, int i)
@@ -30,7 +32,8 @@ aim_status ar_describe(const struct ar_config *c, struct params *t)
     int64_t d = c->d_model, G = c->num_groups;
     const double embedding = 0.02;
     TRY(params_add(t, INIT_NORMAL, embedding, SHAPE(c->vocab_size, d), "backbone.embeddings.word_embeddings.weight"));
-    TRY(params_add(t, INIT_NORMAL, embedding, SHAPE(c->num_tokens + 1, d), "backbone.embeddings.position_embeddings.weight"));
+    enum param_init positions = c->no_positions ? INIT_ZERO : INIT_NORMAL;
+    TRY(params_add(t, positions, embedding, SHAPE(c->num_tokens + 1, d), "backbone.embeddings.position_embeddings.weight"));
     TRY(params_add(t, INIT_NORMAL, embedding, SHAPE(c->num_classes + 1, d), "backbone.cls_embed.embedding_table.weight"));
     if (c->adaln_group) {
         TRY(params_add(t, INIT_UNIFORM, 1 / sqrt((double)d), SHAPE(G * 3 * d, d), "backbone.adaln_group.1.weight"));
@@ -58,17 +61,24 @@ int64_t ar_weight_bytes(const struct ar_config *c, bool bf16, bool copies_plain)
 struct build {
     const struct params *table;
     aim_weights weights;
-    bool trainable;
+    struct tensor **rows; /* trainable: by row of the table; NULL otherwise */
 };
+
+static struct tensor *build_trainable(const struct build *b, const struct param *row)
+{
+    struct tensor *t = params_trainable(b->table, row);
+    if (t) b->rows[row - b->table->items] = t;
+    return t;
+}
 
 static struct tensor *build_plain(const struct build *b, const struct param *row)
 {
-    return b->trainable ? params_trainable(b->table, row) : params_f32(b->table, row);
+    return b->rows ? build_trainable(b, row) : params_f32(b->table, row);
 }
 
 static struct tensor *build_matrix(const struct build *b, const struct param *row)
 {
-    if (b->trainable) return params_trainable(b->table, row);
+    if (b->rows) return build_trainable(b, row);
     return params_packed(b->table, row, b->weights == AIM_WEIGHTS_BF16, b->weights == AIM_WEIGHTS_AUTO);
 }
 
@@ -123,12 +133,14 @@ static aim_status build_shared(struct ar *ar, const struct build *b)
     return whole ? AIM_OK : ar->ctx->status;
 }
 
-static aim_status build(const struct ar_config *config, const struct build *b, int pos_offset, struct ar **out)
+static aim_status build(const struct ar_config *config, struct build *b, bool trainable, int pos_offset, struct ar **out)
 {
     aim_context *ctx = b->table->ctx;
     struct ar *ar = *out = mem_zero(ctx, 1, sizeof *ar, MEM_MISC);
     if (!ar) return AIM_ERR_MEMORY;
     ar->ctx = ctx;
+    if (trainable) b->rows = ar->rows = mem_zero(ctx, b->table->count, sizeof(struct tensor *), MEM_MISC);
+    if (trainable && !ar->rows) return AIM_ERR_MEMORY;
     ar->config = *config;
     ar->pos_offset = pos_offset;
     ar->layers = mem_zero(ctx, (size_t)config->n_layer, sizeof *ar->layers, MEM_MISC);
@@ -143,12 +155,14 @@ static aim_status build(const struct ar_config *config, const struct build *b, i
 
 aim_status ar_build(const struct ar_config *config, const struct params *t, aim_weights weights, int pos_offset, struct ar **ar)
 {
-    return build(config, &(struct build){.table = t, .weights = weights}, pos_offset, ar);
+    return build(config, &(struct build){.table = t, .weights = weights}, false, pos_offset, ar);
 }
 
 aim_status ar_build_trainable(const struct ar_config *config, const struct params *t, struct ar **ar)
 {
-    return build(config, &(struct build){.table = t, .trainable = true}, 0, ar);
+    TRY(build(config, &(struct build){.table = t}, true, 0, ar));
+    (*ar)->positions->needs_grad = !config->no_positions;
+    return AIM_OK;
 }
 
 void ar_free(struct ar *ar)
@@ -164,6 +178,7 @@ void ar_free(struct ar *ar)
                             ar->norm_f, ar->norm_final, ar->final_w, ar->final_b};
     for (size_t k = 0; k < sizeof all / sizeof all[0]; k++) tensor_drop(all[k]);
     mem_free(ar->layers);
+    mem_free(ar->rows);
     mem_free(ar);
 }
 
@@ -243,6 +258,21 @@ static struct tensor *embed(struct exec *ex, const struct ar *ar, const struct t
     return x;
 }
 
+/*
+ * A layer. in: the residual stream r, the last layer's output h and modulation, whose gate is still due (NULL both for the
+ * first layer), this layer's modulation; out: this layer's output and the residual stream, both new or counted once more.
+ */
+static void block(struct exec *ex, const void *layer, struct tensor *const *in, struct tensor **out)
+{
+    const struct ar_layer *l = layer;
+    struct tensor *r = tensor_keep(in[0]);
+    bool first = !in[1] && !in[2] && ex->status == AIM_OK;
+    struct tensor *m = op_residual_rms_norm_modulate(ex, &r, first ? OP_NONE : in[1], first ? OP_NONE : in[2], l->norm, in[3]);
+    out[0] = mixer(ex, l, m);
+    out[1] = r;
+    tensor_drop(m);
+}
+
 /* What the head reads: (B,T,d). */
 static struct tensor *backbone(struct exec *ex, const struct ar *ar, const int32_t *labels, const int32_t *codes, int64_t B)
 {
@@ -252,12 +282,17 @@ static struct tensor *backbone(struct exec *ex, const struct ar *ar, const int32
     struct tensor *h = NULL, *mod = NULL; /* the previous layer's output and modulation, whose gate is still due */
     for (int i = 0; i < ar->config.n_layer; i++) {
         struct tensor *mod_i = ar_modulation(ex, ar, &conditions, i);
-        struct tensor *m = op_residual_rms_norm_modulate(ex, &r, i ? h : OP_NONE, i ? mod : OP_NONE, ar->layers[i].norm, mod_i);
+        struct tensor *in[BLOCK_INPUTS] = {r, h, mod, mod_i}, *out[NODE_OUTPUTS];
+        if (ar->checkpointing)
+            tape_checkpoint(ex, block, &ar->layers[i], in, out);
+        else
+            block(ex, &ar->layers[i], in, out);
+        tensor_drop(r);
         tensor_drop(h);
         tensor_drop(mod);
+        h = out[0];
+        r = out[1];
         mod = mod_i;
-        h = mixer(ex, &ar->layers[i], m);
-        tensor_drop(m);
     }
     struct tensor *n = op_residual_rms_norm_modulate(ex, &r, h, mod, ar->norm_f, OP_NONE);
     struct tensor *final = ar_final_modulation(ex, ar, &conditions);

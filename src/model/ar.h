@@ -32,6 +32,9 @@ struct ar {
     struct tensor *norm_f, *norm_final; /* (d) */
     struct tensor *final_w, *final_b;   /* (2d,d), (2d): shift, scale */
     struct ar_layer *layers;
+    /* Training. */
+    struct tensor **rows; /* the tensors above in the order of the parameter table, borrowed; NULL unless trainable */
+    bool checkpointing;   /* blocks keep their inputs alone, and run again in the backward pass */
 };
 
 /* The rows of the parameter table, in the official order. */

@@ -25,9 +25,11 @@ aim_status config_preset(aim_context *ctx, const char *name, struct model_config
         const char *name;
         struct ar_config ar;
     } presets[] = {
-        {"AiM-B", {768, 24, 16384, 1000, 256, false, 1, 128}},  {"AiM-L", {1024, 48, 16384, 1000, 256, true, 4, 128}},
-        {"AiM-XL", {1536, 48, 16384, 1000, 256, true, 4, 128}}, {"AiM-1B", {2048, 48, 16384, 1000, 256, true, 4, 128}},
-        {"tiny", {64, 4, 256, 10, 16, true, 2, 128}},
+        {"AiM-B", {768, 24, 16384, 1000, 256, false, 1, 128, false}},
+        {"AiM-L", {1024, 48, 16384, 1000, 256, true, 4, 128, false}},
+        {"AiM-XL", {1536, 48, 16384, 1000, 256, true, 4, 128, false}},
+        {"AiM-1B", {2048, 48, 16384, 1000, 256, true, 4, 128, false}},
+        {"tiny", {64, 4, 256, 10, 16, true, 2, 128, false}},
     };
     for (size_t i = 0; i < sizeof presets / sizeof presets[0]; i++) {
         if (strcmp(name, presets[i].name) != 0) continue;

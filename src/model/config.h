@@ -15,6 +15,7 @@ struct ar_config {
     bool adaln_group; /* false: one adaLN Linear per layer */
     int num_groups;   /* 1 when adaln_group is false */
     int d_state;
+    bool no_positions; /* the position table is zero and stays so: an ablation of the paper */
 };
 
 enum { VQ_MAX_LEVELS = 8 };
@@ -81,6 +82,9 @@ aim_status config_read(aim_context *ctx, const char *path, struct model_config *
 
 /* The same for text in memory; `path` is what messages call it. */
 aim_status config_parse(aim_context *ctx, const char *path, const void *text, size_t size, struct model_config *config);
+
+/* Takes the sizes of stage 2 that a config.json states, for a network that is to be made; others stay as they are. */
+aim_status config_read_sizes(aim_context *ctx, const char *path, struct ar_config *c);
 
 /* Writes config.json: the official keys as the official code does, then ours. */
 aim_status config_write(aim_context *ctx, const char *path, const struct model_config *config);

@@ -81,6 +81,7 @@ static aim_status read_root(aim_context *ctx, const char *path, const json_t *ro
     TRY(check_size(ctx, path, root, "num_classes", c->num_classes));
     TRY(check_size(ctx, path, root, "num_tokens", c->num_tokens));
     if (c->adaln_group) TRY(check_size(ctx, path, root, "num_groups", c->num_groups));
+    config->ar.no_positions = json_is_false(json_object_get(root, "position_embedding"));
     const json_t *offset = json_object_get(root, "pos_offset");
     if (offset) {
         if (!json_is_integer(offset) || json_integer_value(offset) < 0 || json_integer_value(offset) > 1)
@@ -99,6 +100,43 @@ aim_status config_parse(aim_context *ctx, const char *path, const void *text, si
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
     if (!root) return aim_fail(ctx, AIM_ERR_FORMAT, "%s: line %d: %s", path, error.line, error.text);
     aim_status status = read_root(ctx, path, root, config);
+    json_decref(root);
+    return status;
+}
+
+/* A size that is stated within [1, most] takes the place of *value. */
+static aim_status take_size(aim_context *ctx, const char *path, const json_t *root, const char *key, int most, int *value)
+{
+    const json_t *stated = json_object_get(root, key);
+    if (!stated) return AIM_OK;
+    if (!json_is_integer(stated) || json_integer_value(stated) < 1 || json_integer_value(stated) > most)
+        return aim_fail(ctx, AIM_ERR_FORMAT, "%s: \"%s\" must be a whole number from 1 to %d", path, key, most);
+    *value = (int)json_integer_value(stated);
+    return AIM_OK;
+}
+
+static aim_status take_sizes(aim_context *ctx, const char *path, const json_t *root, struct ar_config *c)
+{
+    enum { WIDEST = 1 << 16, DEEPEST = 1 << 12 };
+    if (!json_is_object(root)) return aim_fail(ctx, AIM_ERR_FORMAT, "%s: not a JSON object", path);
+    TRY(check_variant(ctx, path, root));
+    TRY(take_size(ctx, path, root, "d_model", WIDEST, &c->d_model));
+    TRY(take_size(ctx, path, root, "n_layer", DEEPEST, &c->n_layer));
+    TRY(take_size(ctx, path, json_object_get(root, "ssm_cfg"), "d_state", WIDEST, &c->d_state));
+    const json_t *group = json_object_get(root, "adaln_group");
+    if (group) c->adaln_group = json_is_true(group);
+    if (c->adaln_group) return take_size(ctx, path, root, "num_groups", DEEPEST, &c->num_groups);
+    c->num_groups = 1;
+    return AIM_OK;
+}
+
+aim_status config_read_sizes(aim_context *ctx, const char *path, struct ar_config *c)
+{
+    json_error_t error;
+    if (!file_exists(path)) return aim_fail(ctx, AIM_ERR_IO, "cannot read %s: there is no such file", path);
+    json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+    if (!root) return aim_fail(ctx, AIM_ERR_FORMAT, "%s: line %d: %s", path, error.line, error.text);
+    aim_status status = take_sizes(ctx, path, root, c);
     json_decref(root);
     return status;
 }
@@ -149,6 +187,7 @@ aim_status config_write(aim_context *ctx, const char *path, const struct model_c
 {
     json_t *root = config->has_ar ? official_keys(config) : json_object();
     if (config->has_ar && config->pos_offset >= 0) json_object_set_new(root, "pos_offset", json_integer(config->pos_offset));
+    if (config->has_ar && config->ar.no_positions) json_object_set_new(root, "position_embedding", json_false());
     if (config->name_count) json_object_set_new(root, "id2label", name_keys(config));
     if (config->has_vq) json_object_set_new(root, "vq", vq_keys(&config->vq));
     char *text = root ? json_dumps(root, JSON_SORT_KEYS | JSON_INDENT(2)) : NULL;

@@ -133,7 +133,7 @@ static aim_status load(aim_model *m, const aim_model_options *o)
     return AIM_OK;
 }
 
-static aim_status model_new(aim_context *ctx, aim_model **model)
+aim_status model_new(aim_context *ctx, aim_model **model)
 {
     aim_model *m = *model = mem_zero(ctx, 1, sizeof *m, MEM_MISC);
     if (!m) return AIM_ERR_MEMORY;

@@ -21,6 +21,9 @@ struct aim_model {
     struct exec ex;
 };
 
+/* A model without anything in it, for callers that put one together; freed with aim_model_free, also after a failure. */
+aim_status model_new(aim_context *ctx, aim_model **model);
+
 /* Build the network of a stage if it is not there yet; AIM_ERR_ARGUMENT when the model does not hold that stage. */
 aim_status model_need_ar(aim_model *model);
 aim_status model_need_vq(aim_model *model);

@@ -9,13 +9,22 @@
 #include "model/config.h"
 #include "tensor/backend.h"
 
+void params_release(struct params *p)
+{
+    for (size_t i = 0; p->made && i < p->count; i++) {
+        if (!p->borrowed) mem_free((void *)(uintptr_t)p->made[i].data);
+        p->items[i].entry = NULL;
+    }
+    mem_free(p->made);
+    p->made = NULL;
+    p->borrowed = false;
+}
+
 void params_free(struct params *p)
 {
-    for (size_t i = 0; p->made && i < p->count; i++) mem_free((void *)(uintptr_t)p->made[i].data);
-    mem_free(p->made);
+    params_release(p);
     mem_free(p->items);
     p->items = NULL;
-    p->made = NULL;
     p->count = p->capacity = 0;
 }
 
@@ -136,24 +145,35 @@ static void fill(const struct param *row, uint64_t seed, float *data, int64_t co
     }
 }
 
-aim_status params_init(struct params *p, uint64_t seed)
+aim_status params_point(struct params *p, const void *data)
 {
     p->made = mem_zero(p->ctx, p->count, sizeof *p->made, MEM_MISC);
     if (!p->made) return AIM_ERR_MEMORY;
+    p->borrowed = true;
     for (size_t i = 0; i < p->count; i++) {
         struct param *row = &p->items[i];
         struct tensor_entry *entry = &p->made[i];
-        int64_t count = param_count(row);
-        entry->name = row->name;
-        entry->dtype = FILE_F32;
-        entry->ndim = row->ndim;
+        *entry = (struct tensor_entry){.name = row->name,
+                                       .dtype = FILE_F32,
+                                       .ndim = row->ndim,
+                                       .data = data,
+                                       .bytes = (size_t)param_count(row) * sizeof(float)};
         for (int d = 0; d < row->ndim; d++) entry->shape[d] = row->shape[d];
+        row->entry = entry;
+    }
+    return AIM_OK;
+}
+
+aim_status params_init(struct params *p, uint64_t seed)
+{
+    TRY(params_point(p, NULL));
+    p->borrowed = false;
+    for (size_t i = 0; i < p->count; i++) {
+        int64_t count = param_count(&p->items[i]);
         float *data = mem_array(p->ctx, (size_t)count, sizeof(float), MEM_WEIGHTS);
         if (!data) return AIM_ERR_MEMORY;
-        fill(row, seed, data, count);
-        entry->data = data;
-        entry->bytes = (size_t)count * sizeof(float);
-        row->entry = entry;
+        fill(&p->items[i], seed, data, count);
+        p->made[i].data = data;
     }
     return AIM_OK;
 }

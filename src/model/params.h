@@ -37,6 +37,7 @@ struct params {
     size_t count, capacity;
     struct param *items;
     struct tensor_entry *made; /* entries of initialised tensors, their data in memory; NULL for loaded models */
+    bool borrowed;             /* the data of `made` belongs to somebody else */
 };
 
 void params_free(struct params *p);
@@ -50,6 +51,13 @@ aim_status params_load(struct params *p, const char *path, const struct tensor_f
 
 /* Fills every row with fresh values that depend on (seed, name) alone. */
 aim_status params_init(struct params *p, uint64_t seed);
+
+/* Gives the memory of initialised values back, once they have been copied elsewhere: rows have no values then. */
+void params_release(struct params *p);
+
+/* Rows that say float32 values lie at one address, whatever that is: for backends that never read them (tensor/plan.h), and
+ * for callers who then set each row's entry->data themselves. The table does not own them. */
+aim_status params_point(struct params *p, const void *data);
 
 /* The row with this name, without prefix; NULL (and AIM_ERR_INTERNAL) if the table has none. */
 const struct param *params_find(const struct params *p, const char *format, ...) __attribute__((format(printf, 2, 3)));

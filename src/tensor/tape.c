@@ -93,3 +93,36 @@ aim_status tape_backward(struct tape *tape, struct tensor *loss, float scale)
     }
     return ex->status;
 }
+
+/* ---------------------------------------------------------------------------------------------- checkpointing */
+
+static aim_status checkpoint_backward(struct exec *ex, struct node *n)
+{
+    struct tape *outer = ex->tape, inner;
+    struct tensor *out[NODE_OUTPUTS] = {0};
+    tape_start(&inner, ex);
+    n->how.block.run(ex, n->how.block.user, n->in, out);
+    for (int i = 0; i < NODE_OUTPUTS; i++)
+        if (out[i] && n->out[i]) out[i]->grad = tensor_keep(n->out[i]->grad);
+    tape_backward(&inner, NULL, 0);
+    for (int i = 0; i < NODE_OUTPUTS; i++) tensor_drop(out[i]);
+    tape_stop(&inner);
+    ex->tape = outer;
+    return ex->status;
+}
+
+void tape_checkpoint(struct exec *ex, tape_block run, const void *user, struct tensor *const *in, struct tensor **out)
+{
+    struct tape *tape = ex->tape;
+    ex->tape = NULL;
+    run(ex, user, in, out);
+    ex->tape = tape;
+    struct node node = {.backward = checkpoint_backward, .how.block = {run, user}};
+    for (int i = 0; i < BLOCK_INPUTS; i++) node.in[i] = in[i];
+    for (int o = 0; o < NODE_OUTPUTS; o++) {
+        node.out[o] = out[o];
+        for (int i = 0; i < BLOCK_INPUTS; i++)
+            if (out[o] == in[i]) node.out[o] = NULL; /* an input passed on: its gradient arrives at it anyway */
+    }
+    if (ex->status == AIM_OK) tape_record(ex, &node);
+}

@@ -16,6 +16,12 @@
 
 enum { NODE_INPUTS = 8, NODE_OUTPUTS = 2 };
 
+/*
+ * A part of a network as tape_checkpoint runs it: from in[] (BLOCK_INPUTS of them, NULL where there is none) to out[]
+ * (NODE_OUTPUTS), which the caller drops. A pure function of its inputs and of `user`, whose parameters it may use.
+ */
+typedef void (*tape_block)(struct exec *ex, const void *user, struct tensor *const *in, struct tensor **out);
+
 struct node {
     /* Reads the gradients of out[], adds to those of in[]; see tape_grad. */
     aim_status (*backward)(struct exec *ex, struct node *n);
@@ -38,6 +44,10 @@ struct node {
         struct {
             float temperature, weight;
         } entropy;
+        struct {
+            tape_block run;
+            const void *user;
+        } block; /* tape_checkpoint */
     } how;
 };
 
@@ -58,6 +68,14 @@ void tape_stop(struct tape *tape);
  * up. Recording goes on afterwards.
  */
 aim_status tape_backward(struct tape *tape, struct tensor *loss, float scale);
+
+/*
+ * Runs a block that keeps nothing but its inputs: the backward pass runs it again, with a tape of its own, and gives the
+ * gradients that recording it would have given, bit for bit. `user` and the parameters must not change before that. At
+ * least one input must need a gradient for the parameters to get theirs. in[]: BLOCK_INPUTS tensors, borrowed.
+ */
+enum { BLOCK_INPUTS = 4 };
+void tape_checkpoint(struct exec *ex, tape_block run, const void *user, struct tensor *const *in, struct tensor **out);
 
 /* For ops: records a node if the exec has a tape and an input needs a gradient; marks the outputs as needing one. On
  * failure the exec's status is set. */
