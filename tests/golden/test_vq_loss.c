@@ -260,9 +260,37 @@ static void steps(void **state)
     close_fixture(&f);
 }
 
+/* Whichever allocation fails, both halves say so and keep nothing. */
+static void out_of_memory(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct tensor *fake;
+    struct vq_step_values values;
+    int32_t ids[16];
+    open_fixture(&f);
+    struct vq_loss loss = {.options = vq_loss_defaults(), .discriminator = f.d};
+    loss.options.adaptive = true;
+    loss.options.entropy = 1;
+    aim_status status = AIM_ERR_MEMORY;
+    for (int64_t n = 0; status != AIM_OK; n = n * 3 + 1) {
+        exec_clear(&f.ex); /* no buffers left over: every tensor asks for memory */
+        f.ctx->memory.fail_after = n;
+        status = vq_step_generator(&f.ex, f.vq, &loss, f.x, 20000, 1, &fake, ids, &values);
+        if (status == AIM_OK) status = vq_step_discriminator(&f.ex, &loss, f.x, fake, 20000, 1, &values);
+        if (status != AIM_OK) assert_int_equal(status, AIM_ERR_MEMORY);
+        f.ctx->memory.fail_after = -1;
+        tensor_drop(fake);
+        for (size_t i = 0; i < f.vq->tensor_count; i++) tensor_clear_grad(f.vq->tensors[i]);
+        for (size_t i = 0; i < f.d->trainable_count; i++) tensor_clear_grad(f.d->trainable[i]);
+    }
+    close_fixture(&f);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(lambda), cmocka_unit_test(terms), cmocka_unit_test(adaptive),
-                                       cmocka_unit_test(discriminator), cmocka_unit_test(steps)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(lambda),   cmocka_unit_test(terms),
+                                       cmocka_unit_test(adaptive), cmocka_unit_test(discriminator),
+                                       cmocka_unit_test(steps),    cmocka_unit_test(out_of_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

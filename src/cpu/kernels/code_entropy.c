@@ -76,7 +76,7 @@ static struct row scores(const struct entropy *k, int64_t m)
         vf p = vexp(vload_part(r.s + j, live) - r.top);
         for (int64_t i = 0; i < live; i++) sum += (double)p[i];
     }
-    r.log_sum = (float)log(sum);
+    r.log_sum = (float)log(fmax(sum, 1)); /* the largest score alone gives 1 */
     return r;
 }
 
