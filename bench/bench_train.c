@@ -269,6 +269,7 @@ static aim_status measure(aim_context *ctx, const struct step *s, int runs)
     return AIM_OK;
 }
 
+/* In f32, then in bf16 where the processor has it. */
 static aim_status measure_stage2(aim_context *ctx, int runs)
 {
     struct stage2 s;
@@ -276,6 +277,12 @@ static aim_status measure_stage2(aim_context *ctx, int runs)
     double tokens = (double)SEQUENCES * (double)s.config.num_tokens;
     struct step step = {"stage 2, f32", "tokens/s", tokens, stage2_step, &s, ceiling_product_gflops, false};
     if (status == AIM_OK) status = measure(ctx, &step, runs);
+    if (status == AIM_OK && backend_use_bf16(ctx->backend) == AIM_OK) {
+        step.name = "stage 2, bf16";
+        step.bf16 = true;
+        status = measure(ctx, &step, runs);
+        ctx->backend->bf16 = false;
+    }
     stage2_close(&s);
     return status;
 }

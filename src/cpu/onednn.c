@@ -41,6 +41,8 @@ struct dense {
     dnnl_stream_t stream;
     dnnl_primitive_attr_t attr;                  /* our scratchpads, not the library's */
     aim_status(*plain_conv2d) CONV2D_PARAMETERS; /* the tier's own */
+    aim_status (*plain_linear)(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
+                               struct tensor *y);
     aim_status (*plain_linear_backward)(struct backend *be, const struct tensor *x, const struct tensor *w,
                                         const struct tensor *dy, struct tensor *dx, struct tensor *dw, struct tensor *dbias);
     struct convolution kept[CONVOLUTIONS];
@@ -75,6 +77,8 @@ static void expand_bf16(const uint16_t *from, int64_t n, float *to)
 static aim_status onednn_linear(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                                 struct tensor *y)
 {
+    const struct dense *d = be->state;
+    if (be->bf16 && w->type == T_F32) return d->plain_linear(be, x, w, bias, y);
     int64_t N = w->shape[0], K = tensor_cols(x), M = tensor_rows(x);
     int64_t row_blocks = (M + LINEAR_ROWS - 1) / LINEAR_ROWS, col_blocks = (N + LINEAR_COLS - 1) / LINEAR_COLS;
     bool bf16 = w->type == T_BF16;
@@ -132,6 +136,7 @@ static aim_status onednn_linear_backward(struct backend *be, const struct tensor
                                          const struct tensor *dy, struct tensor *dx, struct tensor *dw, struct tensor *dbias)
 {
     const struct dense *d = be->state;
+    if (be->bf16) return d->plain_linear_backward(be, x, w, dy, dx, dw, dbias);
     int64_t M = tensor_rows(x), K = tensor_cols(x), N = w->shape[0];
     if (dx) TRY(product_add(be, false, M, K, N, f32(dy), f32(w), f32(dx)));
     if (dw) TRY(product_add(be, true, N, K, M, f32(dy), f32(x), f32(dw)));
@@ -420,6 +425,7 @@ aim_status onednn_attach(struct backend *be, char *name, size_t size)
     TRY(check(be->ctx, dnnl_primitive_attr_create(&d->attr), "attributes"));
     TRY(check(be->ctx, dnnl_primitive_attr_set_scratchpad_mode(d->attr, dnnl_scratchpad_mode_user), "attributes"));
     d->plain_conv2d = be->op.conv2d;
+    d->plain_linear = be->op.linear;
     d->plain_linear_backward = be->op.linear_backward;
     be->op.linear = onednn_linear;
     be->op.linear_backward = onednn_linear_backward;

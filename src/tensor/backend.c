@@ -114,6 +114,13 @@ aim_status backend_create(aim_context *ctx, const aim_context_options *options, 
     return status;
 }
 
+aim_status backend_use_bf16(struct backend *be)
+{
+    TRY(cpu_check_bf16(be));
+    be->bf16 = true;
+    return AIM_OK;
+}
+
 void backend_free(struct backend *be)
 {
     if (!be) return;
