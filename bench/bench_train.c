@@ -167,14 +167,9 @@ static aim_status stage2_step(void *work)
     int64_t rows = SEQUENCES * s->config.num_tokens;
     struct tape tape;
     tape_start(&tape, ex);
-    struct tensor *target = tensor_new(ex, T_I32, SHAPE(rows));
-    if (target) memcpy(target->data, s->codes, (size_t)rows * sizeof *s->codes);
-    struct tensor *logits = ar_forward(ex, s->ar, s->labels, s->codes, SEQUENCES);
-    struct tensor *loss = op_cross_entropy(ex, logits, target);
-    tensor_drop(logits);
+    struct tensor *loss = ar_loss(ex, s->ar, s->labels, s->codes, SEQUENCES);
     aim_status status = tape_backward(&tape, loss, 1.0f / (float)rows);
     tensor_drop(loss);
-    tensor_drop(target);
     tape_stop(&tape);
     struct tensor *big[] = {s->ar->words, s->ar->layers[0].in_proj, s->ar->layers[1].in_proj};
     for (size_t i = 0; i < sizeof big / sizeof big[0]; i++) tensor_clear_grad(big[i]); /* zeroed again in every step */
