@@ -12,12 +12,12 @@
 
 enum {
     LANES = 16,
-    ROWS = 12,         /* of a tile: 24 sums, a pair of panel vectors and a broadcast fill the registers */
-    COLS = 2 * LANES,  /* of a panel */
-    TASK_TILES = 8,    /* tiles of A ... */
-    TASK_PANELS = 4,   /* ... and panels of B in a thread's task */
+    ROWS = 12,        /* of a tile: 24 sums, a pair of panel vectors and a broadcast fill the registers */
+    COLS = 2 * LANES, /* of a panel */
+    TASK_TILES = 8,   /* tiles of A ... */
+    TASK_PANELS = 4,  /* ... and panels of B in a thread's task */
     BLOCK_TERMS = 1024,
-    BLOCK_OUT = 4096,  /* rows of A, and columns of B, that are packed at a time */
+    BLOCK_OUT = 4096, /* rows of A, and columns of B, that are packed at a time */
 };
 
 static int64_t min64(int64_t a, int64_t b)
@@ -187,8 +187,7 @@ static void run_block(const struct product *w, const struct block *k)
         pack(COLS, w->B, k->n0 + i * task_cols, min64(k->cols - i * task_cols, task_cols), k->k0, k->terms,
              w->b + i * task_cols * pairs);
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < row_tasks * col_tasks; i++)
-        run_task(w, k, i % row_tasks * TASK_TILES, i / row_tasks * TASK_PANELS);
+    for (int64_t i = 0; i < row_tasks * col_tasks; i++) run_task(w, k, i % row_tasks * TASK_TILES, i / row_tasks * TASK_PANELS);
 }
 
 aim_status bf16_product(struct backend *be, int64_t M, int64_t N, int64_t K, struct bf16_operand A, struct bf16_operand B,

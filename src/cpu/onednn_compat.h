@@ -83,7 +83,8 @@ static inline dnnl_status_t convolution_make(dnnl_primitive_desc_t *out, dnnl_en
 
 /* A product dst = src weights. */
 static inline dnnl_status_t matmul_make(dnnl_primitive_desc_t *out, dnnl_engine_t engine, const struct layout *src,
-                                        const struct layout *weights, const struct layout *dst, const_dnnl_primitive_attr_t attr)
+                                        const struct layout *weights, const struct layout *dst,
+                                        const_dnnl_primitive_attr_t attr)
 {
 #if DNNL_VERSION_MAJOR >= 3
     return dnnl_matmul_primitive_desc_create(out, engine, src->desc, weights->desc, NULL, dst->desc, attr);

@@ -102,8 +102,8 @@ static aim_status bf16_backward(struct backend *be, const struct tensor *x, cons
         status = bf16_product(be, M, K, N, (struct bf16_operand){f32(dy), N, 1}, (struct bf16_operand){f32(w), 1, K}, NULL,
                               !apart, apart ? apart : f32(dx));
     if (status == AIM_OK && dw)
-        status = bf16_product(be, N, K, M, (struct bf16_operand){f32(dy), 1, N}, (struct bf16_operand){f32(x), 1, K}, NULL, true,
-                              f32(dw));
+        status = bf16_product(be, N, K, M, (struct bf16_operand){f32(dy), 1, N}, (struct bf16_operand){f32(x), 1, K}, NULL,
+                              true, f32(dw));
     if (status == AIM_OK && apart) {
         struct tensor sum = tensor_view(T_F32, apart, M, K, 0, 0);
         status = be->op.accumulate(be, &sum, dx);
