@@ -19,8 +19,9 @@
 #include "cpu/onednn_compat.h"
 
 enum {
-    LINEAR_ROWS = 128, /* of x and y in one product */
-    LINEAR_COLS = 128, /* of y: rows of w */
+    LINEAR_LEAST = 128, /* rows and columns of the result in one product: the more, the less each value is packed again, */
+    LINEAR_MOST = 512,  /* but not so many that ... */
+    LINEAR_TASKS = 48,  /* fewer products than these are left to share out */
     ATTENTION_ROWS = 64,
     CONVOLUTIONS = 64, /* shapes whose primitives are kept */
 };
@@ -69,6 +70,14 @@ static void note(dnnl_status_t status, int *worst)
 
 /* ---------------------------------------------------------------------------------------------- linear */
 
+/* Rows and columns of a block of an (M,N) result; its shape alone decides. */
+static int64_t block_side(int64_t M, int64_t N)
+{
+    int64_t side = LINEAR_MOST;
+    while (side > LINEAR_LEAST && ((M + side - 1) / side) * ((N + side - 1) / side) < LINEAR_TASKS) side /= 2;
+    return side;
+}
+
 static void expand_bf16(const uint16_t *from, int64_t n, float *to)
 {
     for (int64_t i = 0; i < n; i++) to[i] = bf16_to_f32(from[i]);
@@ -80,11 +89,11 @@ static aim_status onednn_linear(struct backend *be, const struct tensor *x, cons
     const struct dense *d = be->state;
     if (be->bf16 && w->type == T_F32) return d->plain_linear(be, x, w, bias, y);
     int64_t N = w->shape[0], K = tensor_cols(x), M = tensor_rows(x);
-    int64_t row_blocks = (M + LINEAR_ROWS - 1) / LINEAR_ROWS, col_blocks = (N + LINEAR_COLS - 1) / LINEAR_COLS;
+    int64_t side = block_side(M, N), row_blocks = (M + side - 1) / side, col_blocks = (N + side - 1) / side;
     bool bf16 = w->type == T_BF16;
     float *scratch = NULL; /* a block of w for each thread */
     if (bf16) {
-        scratch = mem_array(be->ctx, (size_t)(be->threads * LINEAR_COLS * K), sizeof(float), MEM_ACTIVATIONS);
+        scratch = mem_array(be->ctx, (size_t)(be->threads * side * K), sizeof(float), MEM_ACTIVATIONS);
         if (!scratch) return AIM_ERR_MEMORY;
     }
     int failed = dnnl_success;
@@ -93,12 +102,12 @@ static aim_status onednn_linear(struct backend *be, const struct tensor *x, cons
         omp_set_num_threads(1); /* for this region: the library must not start a team of its own */
 #pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < row_blocks * col_blocks; block++) {
-            int64_t n0 = block / row_blocks * LINEAR_COLS, m0 = block % row_blocks * LINEAR_ROWS;
-            int64_t n = min64(N - n0, LINEAR_COLS), m = min64(M - m0, LINEAR_ROWS);
+            int64_t n0 = block / row_blocks * side, m0 = block % row_blocks * side;
+            int64_t n = min64(N - n0, side), m = min64(M - m0, side);
             float *out = f32(y) + m0 * N + n0;
             const float *filters = f32(w) + n0 * K;
             if (bf16) {
-                float *expanded = scratch + omp_get_thread_num() * LINEAR_COLS * K;
+                float *expanded = scratch + omp_get_thread_num() * side * K;
                 expand_bf16((const uint16_t *)w->data + n0 * K, n * K, expanded);
                 filters = expanded;
             }
@@ -114,15 +123,15 @@ static aim_status onednn_linear(struct backend *be, const struct tensor *x, cons
 static aim_status product_add(struct backend *be, bool turned, int64_t M, int64_t N, int64_t K, const float *A, const float *B,
                               float *C)
 {
-    int64_t row_blocks = (M + LINEAR_ROWS - 1) / LINEAR_ROWS, col_blocks = (N + LINEAR_COLS - 1) / LINEAR_COLS;
+    int64_t side = block_side(M, N), row_blocks = (M + side - 1) / side, col_blocks = (N + side - 1) / side;
     int failed = dnnl_success;
 #pragma omp parallel num_threads(be->threads)
     {
         omp_set_num_threads(1);
 #pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < row_blocks * col_blocks; block++) {
-            int64_t n0 = block / row_blocks * LINEAR_COLS, m0 = block % row_blocks * LINEAR_ROWS;
-            int64_t n = min64(N - n0, LINEAR_COLS), m = min64(M - m0, LINEAR_ROWS);
+            int64_t n0 = block / row_blocks * side, m0 = block % row_blocks * side;
+            int64_t n = min64(N - n0, side), m = min64(M - m0, side);
             const float *a = turned ? A + m0 : A + m0 * K;
             note(dnnl_sgemm(turned ? 'T' : 'N', 'N', m, n, K, 1.0f, a, turned ? M : K, B + n0, N, 1.0f, C + m0 * N + n0, N),
                  &failed);
