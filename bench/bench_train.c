@@ -272,7 +272,8 @@ static aim_status measure_stage2(aim_context *ctx, int runs)
     double tokens = (double)SEQUENCES * (double)s.config.num_tokens;
     struct step step = {"stage 2, f32", "tokens/s", tokens, stage2_step, &s, ceiling_product_gflops, false};
     if (status == AIM_OK) status = measure(ctx, &step, runs);
-    if (status == AIM_OK && backend_use_bf16(ctx->backend) == AIM_OK) {
+    if (status == AIM_OK && backend_check_bf16(ctx->backend) == AIM_OK) {
+        ctx->backend->bf16 = true;
         step.name = "stage 2, bf16";
         step.bf16 = true;
         status = measure(ctx, &step, runs);

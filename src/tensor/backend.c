@@ -114,11 +114,9 @@ aim_status backend_create(aim_context *ctx, const aim_context_options *options, 
     return status;
 }
 
-aim_status backend_use_bf16(struct backend *be)
+aim_status backend_check_bf16(const struct backend *be)
 {
-    TRY(cpu_check_bf16(be));
-    be->bf16 = true;
-    return AIM_OK;
+    return be->memory.host ? cpu_check_bf16(be) : AIM_OK;
 }
 
 void backend_free(struct backend *be)
