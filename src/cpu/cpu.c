@@ -5,6 +5,8 @@
 #include <cpuid.h>
 #endif
 
+#include "cpu/bf16.h"
+
 void cpu_generic_fill(struct ops *table);
 void cpu_avx2_fill(struct ops *table);
 void cpu_avx512_fill(struct ops *table);
@@ -63,4 +65,14 @@ aim_status cpu_fill(aim_context *ctx, const char *wanted, struct ops *table, con
                             wanted);
     }
     return aim_fail(ctx, AIM_ERR_ARGUMENT, "unknown CPU tier \"%s\": generic, avx2 and avx512 exist", wanted);
+}
+
+aim_status cpu_check_bf16(const struct backend *be)
+{
+#if defined(__x86_64__)
+    struct ops best;
+    cpu_avx512_fill(&best); /* the tier that has them; `pack` is never another's */
+    if (be->op.pack == best.pack && bf16_available()) return AIM_OK;
+#endif
+    return aim_fail(be->ctx, AIM_ERR_UNSUPPORTED, "this processor has no bf16 instructions");
 }

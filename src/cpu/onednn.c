@@ -19,8 +19,9 @@
 #include "cpu/onednn_compat.h"
 
 enum {
-    LINEAR_ROWS = 128, /* of x and y in one product */
-    LINEAR_COLS = 128, /* of y: rows of w */
+    LINEAR_LEAST = 128, /* rows and columns of the result in one product: the more, the less each value is packed again, */
+    LINEAR_MOST = 512,  /* but not so many that ... */
+    LINEAR_TASKS = 48,  /* fewer products than these are left to share out */
     ATTENTION_ROWS = 64,
     CONVOLUTIONS = 64, /* shapes whose primitives are kept */
 };
@@ -41,6 +42,8 @@ struct dense {
     dnnl_stream_t stream;
     dnnl_primitive_attr_t attr;                  /* our scratchpads, not the library's */
     aim_status(*plain_conv2d) CONV2D_PARAMETERS; /* the tier's own */
+    aim_status (*plain_linear)(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
+                               struct tensor *y);
     aim_status (*plain_linear_backward)(struct backend *be, const struct tensor *x, const struct tensor *w,
                                         const struct tensor *dy, struct tensor *dx, struct tensor *dw, struct tensor *dbias);
     struct convolution kept[CONVOLUTIONS];
@@ -67,6 +70,14 @@ static void note(dnnl_status_t status, int *worst)
 
 /* ---------------------------------------------------------------------------------------------- linear */
 
+/* Rows and columns of a block of an (M,N) result; its shape alone decides. */
+static int64_t block_side(int64_t M, int64_t N)
+{
+    int64_t side = LINEAR_MOST;
+    while (side > LINEAR_LEAST && ((M + side - 1) / side) * ((N + side - 1) / side) < LINEAR_TASKS) side /= 2;
+    return side;
+}
+
 static void expand_bf16(const uint16_t *from, int64_t n, float *to)
 {
     for (int64_t i = 0; i < n; i++) to[i] = bf16_to_f32(from[i]);
@@ -75,12 +86,14 @@ static void expand_bf16(const uint16_t *from, int64_t n, float *to)
 static aim_status onednn_linear(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                                 struct tensor *y)
 {
+    const struct dense *d = be->state;
+    if (be->bf16 && w->type == T_F32) return d->plain_linear(be, x, w, bias, y);
     int64_t N = w->shape[0], K = tensor_cols(x), M = tensor_rows(x);
-    int64_t row_blocks = (M + LINEAR_ROWS - 1) / LINEAR_ROWS, col_blocks = (N + LINEAR_COLS - 1) / LINEAR_COLS;
+    int64_t side = block_side(M, N), row_blocks = (M + side - 1) / side, col_blocks = (N + side - 1) / side;
     bool bf16 = w->type == T_BF16;
     float *scratch = NULL; /* a block of w for each thread */
     if (bf16) {
-        scratch = mem_array(be->ctx, (size_t)(be->threads * LINEAR_COLS * K), sizeof(float), MEM_ACTIVATIONS);
+        scratch = mem_array(be->ctx, (size_t)(be->threads * side * K), sizeof(float), MEM_ACTIVATIONS);
         if (!scratch) return AIM_ERR_MEMORY;
     }
     int failed = dnnl_success;
@@ -89,12 +102,12 @@ static aim_status onednn_linear(struct backend *be, const struct tensor *x, cons
         omp_set_num_threads(1); /* for this region: the library must not start a team of its own */
 #pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < row_blocks * col_blocks; block++) {
-            int64_t n0 = block / row_blocks * LINEAR_COLS, m0 = block % row_blocks * LINEAR_ROWS;
-            int64_t n = min64(N - n0, LINEAR_COLS), m = min64(M - m0, LINEAR_ROWS);
+            int64_t n0 = block / row_blocks * side, m0 = block % row_blocks * side;
+            int64_t n = min64(N - n0, side), m = min64(M - m0, side);
             float *out = f32(y) + m0 * N + n0;
             const float *filters = f32(w) + n0 * K;
             if (bf16) {
-                float *expanded = scratch + omp_get_thread_num() * LINEAR_COLS * K;
+                float *expanded = scratch + omp_get_thread_num() * side * K;
                 expand_bf16((const uint16_t *)w->data + n0 * K, n * K, expanded);
                 filters = expanded;
             }
@@ -110,15 +123,15 @@ static aim_status onednn_linear(struct backend *be, const struct tensor *x, cons
 static aim_status product_add(struct backend *be, bool turned, int64_t M, int64_t N, int64_t K, const float *A, const float *B,
                               float *C)
 {
-    int64_t row_blocks = (M + LINEAR_ROWS - 1) / LINEAR_ROWS, col_blocks = (N + LINEAR_COLS - 1) / LINEAR_COLS;
+    int64_t side = block_side(M, N), row_blocks = (M + side - 1) / side, col_blocks = (N + side - 1) / side;
     int failed = dnnl_success;
 #pragma omp parallel num_threads(be->threads)
     {
         omp_set_num_threads(1);
 #pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < row_blocks * col_blocks; block++) {
-            int64_t n0 = block / row_blocks * LINEAR_COLS, m0 = block % row_blocks * LINEAR_ROWS;
-            int64_t n = min64(N - n0, LINEAR_COLS), m = min64(M - m0, LINEAR_ROWS);
+            int64_t n0 = block / row_blocks * side, m0 = block % row_blocks * side;
+            int64_t n = min64(N - n0, side), m = min64(M - m0, side);
             const float *a = turned ? A + m0 : A + m0 * K;
             note(dnnl_sgemm(turned ? 'T' : 'N', 'N', m, n, K, 1.0f, a, turned ? M : K, B + n0, N, 1.0f, C + m0 * N + n0, N),
                  &failed);
@@ -132,6 +145,7 @@ static aim_status onednn_linear_backward(struct backend *be, const struct tensor
                                          const struct tensor *dy, struct tensor *dx, struct tensor *dw, struct tensor *dbias)
 {
     const struct dense *d = be->state;
+    if (be->bf16) return d->plain_linear_backward(be, x, w, dy, dx, dw, dbias);
     int64_t M = tensor_rows(x), K = tensor_cols(x), N = w->shape[0];
     if (dx) TRY(product_add(be, false, M, K, N, f32(dy), f32(w), f32(dx)));
     if (dw) TRY(product_add(be, true, N, K, M, f32(dy), f32(x), f32(dw)));
@@ -420,6 +434,7 @@ aim_status onednn_attach(struct backend *be, char *name, size_t size)
     TRY(check(be->ctx, dnnl_primitive_attr_create(&d->attr), "attributes"));
     TRY(check(be->ctx, dnnl_primitive_attr_set_scratchpad_mode(d->attr, dnnl_scratchpad_mode_user), "attributes"));
     d->plain_conv2d = be->op.conv2d;
+    d->plain_linear = be->op.linear;
     d->plain_linear_backward = be->op.linear_backward;
     be->op.linear = onednn_linear;
     be->op.linear_backward = onednn_linear_backward;

@@ -13,7 +13,7 @@ typedef const_dnnl_memory_desc_t layout_ref;
 typedef const dnnl_memory_desc_t *layout_ref;
 #endif
 
-/* A memory descriptor of our own: float32 of a shape in an order. Zeroed, or freed by layout_free. */
+/* A memory descriptor of our own: values of a type and a shape in an order. Zeroed, or freed by layout_free. */
 struct layout {
     dnnl_memory_desc_t desc;
 };
@@ -27,13 +27,20 @@ static inline layout_ref layout_of(const struct layout *l)
 #endif
 }
 
-static inline dnnl_status_t layout_make(struct layout *l, int ndims, const dnnl_dims_t dims, dnnl_format_tag_t tag)
+static inline dnnl_status_t layout_make_typed(struct layout *l, int ndims, const dnnl_dims_t dims, dnnl_data_type_t type,
+                                              dnnl_format_tag_t tag)
 {
 #if DNNL_VERSION_MAJOR >= 3
-    return dnnl_memory_desc_create_with_tag(&l->desc, ndims, dims, dnnl_f32, tag);
+    return dnnl_memory_desc_create_with_tag(&l->desc, ndims, dims, type, tag);
 #else
-    return dnnl_memory_desc_init_by_tag(&l->desc, ndims, dims, dnnl_f32, tag);
+    return dnnl_memory_desc_init_by_tag(&l->desc, ndims, dims, type, tag);
 #endif
+}
+
+/* Of float32. */
+static inline dnnl_status_t layout_make(struct layout *l, int ndims, const dnnl_dims_t dims, dnnl_format_tag_t tag)
+{
+    return layout_make_typed(l, ndims, dims, dnnl_f32, tag);
 }
 
 static inline dnnl_status_t layout_copy(struct layout *l, layout_ref from)
@@ -70,6 +77,20 @@ static inline dnnl_status_t convolution_make(dnnl_primitive_desc_t *out, dnnl_en
     dnnl_status_t status =
         dnnl_convolution_forward_desc_init(&desc, dnnl_forward_inference, dnnl_convolution_direct, &src->desc, &weights->desc,
                                            &bias->desc, &dst->desc, strides, pad_l, pad_r);
+    return status == dnnl_success ? dnnl_primitive_desc_create(out, &desc, attr, engine, NULL) : status;
+#endif
+}
+
+/* A product dst = src weights. */
+static inline dnnl_status_t matmul_make(dnnl_primitive_desc_t *out, dnnl_engine_t engine, const struct layout *src,
+                                        const struct layout *weights, const struct layout *dst,
+                                        const_dnnl_primitive_attr_t attr)
+{
+#if DNNL_VERSION_MAJOR >= 3
+    return dnnl_matmul_primitive_desc_create(out, engine, src->desc, weights->desc, NULL, dst->desc, attr);
+#else
+    dnnl_matmul_desc_t desc;
+    dnnl_status_t status = dnnl_matmul_desc_init(&desc, &src->desc, &weights->desc, NULL, &dst->desc);
     return status == dnnl_success ? dnnl_primitive_desc_create(out, &desc, attr, engine, NULL) : status;
 #endif
 }

@@ -114,6 +114,11 @@ aim_status backend_create(aim_context *ctx, const aim_context_options *options, 
     return status;
 }
 
+aim_status backend_check_bf16(const struct backend *be)
+{
+    return be->memory.host ? cpu_check_bf16(be) : AIM_OK;
+}
+
 void backend_free(struct backend *be)
 {
     if (!be) return;

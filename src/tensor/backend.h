@@ -106,4 +106,7 @@ void backend_free(struct backend *be);
 /* Tensors in plain memory: for the CPU, and for op tables that are put together by hand. */
 void backend_use_host_memory(struct backend *be);
 
+/* AIM_ERR_UNSUPPORTED where bf16 would have to be emulated; ask before setting be->bf16. */
+aim_status backend_check_bf16(const struct backend *be);
+
 #endif

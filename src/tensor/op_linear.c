@@ -92,11 +92,11 @@ static aim_status head_block_backward(struct exec *ex, const struct node *node, 
     const struct tensor *w = node->in[1];
     struct tensor x = rows_view(node->in[0], from, n), target = rows_view(node->in[2], from, n);
     struct tensor dloss = rows_view(node->out[0]->grad, from, n), dx_rows = rows_view(dx, from, n);
-    struct tensor *logits = tensor_new(ex, x.type, SHAPE(n, w->shape[0]));
+    struct tensor *kept = node->in[3], *logits = kept ? tensor_keep(kept) : tensor_new(ex, x.type, SHAPE(n, w->shape[0]));
     struct tensor *dlogits = tensor_new(ex, x.type, SHAPE(n, w->shape[0]));
     if (logits && dlogits) tensor_zero(ex, dlogits);
     aim_status status = ex->status;
-    if (status == AIM_OK) status = be->op.linear(be, &x, w, NULL, logits);
+    if (status == AIM_OK && !kept) status = be->op.linear(be, &x, w, NULL, logits);
     if (status == AIM_OK) status = be->op.cross_entropy_backward(be, logits, &target, &dloss, dlogits);
     if (status == AIM_OK) status = be->op.linear_backward(be, &x, w, dlogits, dx ? &dx_rows : NULL, dw, NULL);
     tensor_drop(logits);
@@ -130,9 +130,10 @@ struct tensor *op_linear_cross_entropy(struct exec *ex, const struct tensor *x, 
         status = be->op.linear(be, &rows, w, NULL, &part);
         if (status == AIM_OK) status = be->op.cross_entropy(be, &part, &wanted, &losses);
     }
-    tensor_drop(logits);
     loss = op_finish(ex, status, loss);
-    struct node node = {linear_cross_entropy_backward, {loss}, {tape_input(x), tape_input(w), tape_input(target)}, {{0}}};
+    struct tensor *kept = step == M ? logits : NULL; /* of one block: they need not be computed again */
+    struct node node = {linear_cross_entropy_backward, {loss}, {tape_input(x), tape_input(w), tape_input(target), kept}, {{0}}};
     if (loss) tape_record(ex, &node);
+    tensor_drop(logits);
     return loss;
 }

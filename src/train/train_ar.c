@@ -339,6 +339,7 @@ static aim_status run(struct training *x, aim_train_report *report)
     struct backend *be = t->ctx->backend;
     bool bf16 = be->bf16;
     TRY(configure(x));
+    if (t->o.train.bf16) TRY(backend_check_bf16(be));
     be->bf16 = t->o.train.bf16 != 0;
     aim_status status = t->o.train.dry_run ? ar_trainer_plan(t, report) : train(x);
     be->bf16 = bf16;

@@ -157,13 +157,83 @@ TEST(pack)
     }
 }
 
+/* ----------------------------------------------------------------------------- inputs rounded to bf16 (training) */
+
+/* What a product of bf16 sees of a matrix. */
+static struct tensor rounded(struct place *p, const struct tensor *t)
+{
+    struct tensor r = blank(p, t->shape[0], t->shape[1], 0, 0);
+    for (int64_t i = 0; i < tensor_count(t); i++) f32(&r)[i] = round_to_bf16(f32(t)[i]);
+    return r;
+}
+
+static struct tensor turned(struct place *p, const struct tensor *t)
+{
+    int64_t rows = t->shape[0], cols = t->shape[1];
+    struct tensor r = blank(p, cols, rows, 0, 0);
+    for (int64_t i = 0; i < rows * cols; i++) f32(&r)[i % cols * rows + i / cols] = f32(t)[i];
+    return r;
+}
+
+/* a bᵀ of the rounded matrices, on top of what `start` holds. */
+static double *rounded_product(struct place *p, struct tensor a, struct tensor b, const struct tensor *start)
+{
+    if (!needs_reference(p)) return NULL;
+    a = rounded(p, &a);
+    b = rounded(p, &b);
+    double *y = product(p, &a, f32(&b), b.shape[0], NULL);
+    for (int64_t i = 0; i < tensor_count(start); i++) y[i] += (double)f32(start)[i];
+    return y;
+}
+
+/* Around the blocks: tiles of 12 and 96 rows, panels of 32 and 128 columns, pairs and blocks of 1024 terms, blocks of 4096
+ * rows or columns. */
+static const struct {
+    int64_t M, N, K;
+} bf16_products[] = {{1, 1, 1}, {13, 33, 7}, {97, 129, 34}, {5, 70, 1031}, {2, 4099, 3}, {1027, 14, 12}, {3, 5, 4097}};
+
+TEST(linear_bf16)
+{
+    bool there = cpu_check_bf16(p->be) == AIM_OK;
+    p->be->bf16 = there;
+    for (int64_t i = 0; there && i < COUNT(bf16_products); i++) {
+        int64_t M = bf16_products[i].M, N = bf16_products[i].N, K = bf16_products[i].K;
+        struct tensor x = normal(p, M, K, 0, 0), w = normal(p, N, K, 0, 0), bias = normal(p, N, 0, 0, 0),
+                      y = blank(p, M, N, 0, 0);
+        struct tensor starts = blank(p, M, N, 0, 0);
+        for (int64_t k = 0; k < M * N; k++) f32(&starts)[k] = f32(&bias)[k % N];
+        RUN(p, linear, &x, &w, &bias, &y);
+        expect_near(p, "linear of bf16", &y, rounded_product(p, x, w, &starts), chain_tolerance(K));
+    }
+    p->be->bf16 = false;
+}
+
+/* A failed run must have added nothing: the gradients start with values, and arrive at one sum. */
+TEST(linear_backward_bf16)
+{
+    bool there = cpu_check_bf16(p->be) == AIM_OK;
+    p->be->bf16 = there;
+    for (int64_t i = 0; there && i < COUNT(bf16_products); i++) {
+        int64_t M = bf16_products[i].M, N = bf16_products[i].N, K = bf16_products[i].K;
+        struct tensor x = normal(p, M, K, 0, 0), w = normal(p, N, K, 0, 0), dy = normal(p, M, N, 0, 0);
+        struct tensor dx = normal(p, M, K, 0, 0), dw = normal(p, N, K, 0, 0), lone = normal(p, M, K, 0, 0);
+        const double *dx_want = rounded_product(p, dy, turned(p, &w), &dx),
+                     *lone_want = rounded_product(p, dy, turned(p, &w), &lone);
+        const double *dw_want = rounded_product(p, turned(p, &dy), turned(p, &x), &dw);
+        RUN(p, linear_backward, &x, &w, &dy, &dx, &dw, NULL);
+        expect_near(p, "dx of bf16", &dx, dx_want, chain_tolerance(N));
+        expect_near(p, "dw of bf16", &dw, dw_want, chain_tolerance(M));
+        RUN(p, linear_backward, &x, &w, &dy, &lone, NULL, NULL);
+        expect_near(p, "dx of bf16, alone", &lone, lone_want, chain_tolerance(N));
+    }
+    p->be->bf16 = false;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_linear_shapes),
-        cmocka_unit_test(test_linear_packed),
-        cmocka_unit_test(test_pack),
+        cmocka_unit_test(test_linear), cmocka_unit_test(test_linear_shapes), cmocka_unit_test(test_linear_packed),
+        cmocka_unit_test(test_pack),   cmocka_unit_test(test_linear_bf16),   cmocka_unit_test(test_linear_backward_bf16),
     };
     return RUN_OPS("linear", tests);
 }

@@ -158,11 +158,24 @@ aim_status KERNEL(nhwc_to_nchw)(struct backend *be, const struct tensor *x, stru
     return transpose(be, f32(x), x->shape[0], x->shape[1] * x->shape[2], x->shape[3], f32(y));
 }
 
+static float largest(const float *x, int64_t n)
+{
+    vf tops = vset(-INFINITY);
+    int64_t i = 0;
+    for (; i + VLEN <= n; i += VLEN) {
+        vf v = vload(x + i);
+        tops = vselect(v > tops, v, tops);
+    }
+    float top = -INFINITY;
+    for (int j = 0; j < VLEN; j++) top = tops[j] > top ? tops[j] : top;
+    for (; i < n; i++) top = x[i] > top ? x[i] : top;
+    return top;
+}
+
 /* Σ exp(x - max) over n values, and the maximum */
 static double exp_sum(const float *x, int64_t n, float *max)
 {
-    float top = -INFINITY;
-    for (int64_t i = 0; i < n; i++) top = x[i] > top ? x[i] : top;
+    float top = largest(x, n);
     *max = top;
     double sum = 0;
     enum { SPAN = 256 }; /* short float sums, added up in double */

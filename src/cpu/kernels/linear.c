@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "cpu/bf16.h"
 #include "cpu/kernels/gemm.h"
 #include "cpu/kernels/gemm_general.h"
 
@@ -32,6 +33,9 @@ aim_status KERNEL(linear)(struct backend *be, const struct tensor *x, const stru
                           struct tensor *y)
 {
     int64_t N = w->shape[0], K = tensor_cols(x), panels = (N + PANEL - 1) / PANEL;
+    if (be->bf16 && w->type == T_F32)
+        return bf16_product(be, tensor_rows(x), N, K, (struct bf16_operand){f32(x), K, 1}, (struct bf16_operand){f32(w), K, 1},
+                            bias ? f32(bias) : NULL, false, f32(y));
     size_t panel_floats = (size_t)K * PANEL;
     float *scratch = mem_array(be->ctx, (size_t)be->threads * panel_floats, sizeof(float), MEM_ACTIVATIONS);
     if (!scratch) return AIM_ERR_MEMORY;
@@ -71,9 +75,45 @@ aim_status KERNEL(linear_packed)(struct backend *be, const struct tensor *x, con
     return AIM_OK;
 }
 
-/* dx += dy w; dw += dyᵀ x; dbias += Σ_m dy */
-aim_status KERNEL(linear_backward)(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *dy,
-                                   struct tensor *dx, struct tensor *dw, struct tensor *dbias)
+/* dbias += Σ_m dy: a thread owns columns */
+static void bias_backward(const struct backend *be, const struct tensor *dy, float *dbias)
+{
+    enum { COLUMNS = 64 };
+    int64_t M = tensor_rows(dy), N = tensor_cols(dy);
+#pragma omp parallel for num_threads(be->threads) schedule(static) if (M * N > 65536)
+    for (int64_t first = 0; first < N; first += COLUMNS) {
+        int64_t live = N - first < COLUMNS ? N - first : COLUMNS;
+        double sums[COLUMNS] = {0};
+        for (int64_t m = 0; m < M; m++)
+            for (int64_t i = 0; i < live; i++) sums[i] += (double)f32(dy)[m * N + first + i];
+        for (int64_t i = 0; i < live; i++) dbias[first + i] += (float)sums[i];
+    }
+}
+
+/* The same products of bf16: dx beside its place, so that nothing has been added when memory runs out for dw. */
+static aim_status bf16_backward(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *dy,
+                                struct tensor *dx, struct tensor *dw)
+{
+    int64_t M = tensor_rows(x), K = tensor_cols(x), N = w->shape[0];
+    float *apart = dx && dw ? mem_array(be->ctx, (size_t)(M * K), sizeof(float), MEM_ACTIVATIONS) : NULL;
+    if (dx && dw && !apart) return AIM_ERR_MEMORY;
+    aim_status status = AIM_OK;
+    if (dx)
+        status = bf16_product(be, M, K, N, (struct bf16_operand){f32(dy), N, 1}, (struct bf16_operand){f32(w), 1, K}, NULL,
+                              !apart, apart ? apart : f32(dx));
+    if (status == AIM_OK && dw)
+        status = bf16_product(be, N, K, M, (struct bf16_operand){f32(dy), 1, N}, (struct bf16_operand){f32(x), 1, K}, NULL,
+                              true, f32(dw));
+    if (status == AIM_OK && apart) {
+        struct tensor sum = tensor_view(T_F32, apart, M, K, 0, 0);
+        status = be->op.accumulate(be, &sum, dx);
+    }
+    mem_free(apart);
+    return status;
+}
+
+static aim_status products_backward(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *dy,
+                                    struct tensor *dx, struct tensor *dw)
 {
     int64_t M = tensor_rows(x), K = tensor_cols(x), N = w->shape[0];
     float *scratch = KERNEL(gemm_scratch)(be, M > N ? M : N); /* before anything is added: a failure must leave no trace */
@@ -87,10 +127,14 @@ aim_status KERNEL(linear_backward)(struct backend *be, const struct tensor *x, c
         KERNEL(gemm_add_using)(be, scratch, A, B, f32(dw), K);
     }
     mem_free(scratch);
-    for (int64_t n = 0; dbias && n < N; n++) {
-        double sum = 0;
-        for (int64_t m = 0; m < M; m++) sum += (double)f32(dy)[m * N + n];
-        f32(dbias)[n] += (float)sum;
-    }
+    return AIM_OK;
+}
+
+/* dx += dy w; dw += dyᵀ x; dbias += Σ_m dy */
+aim_status KERNEL(linear_backward)(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *dy,
+                                   struct tensor *dx, struct tensor *dw, struct tensor *dbias)
+{
+    if (dx || dw) TRY(be->bf16 ? bf16_backward(be, x, w, dy, dx, dw) : products_backward(be, x, w, dy, dx, dw));
+    if (dbias) bias_backward(be, dy, f32(dbias));
     return AIM_OK;
 }

@@ -24,20 +24,24 @@ struct residual {
     struct row_stats *stats;
 };
 
-/* The gradient at x̂: dy ⊙ (1 + scale) ⊙ w */
-static float at_unit(const struct residual *a, int64_t row, int64_t i)
-{
-    float gain = a->mod ? 1.0f + a->mod[row / a->T * a->mod_width + a->d + i] : 1.0f;
-    return a->dy[row * a->d + i] * gain * a->w[i];
-}
-
+/* rstd, and the mean with the gradient at x̂, which is dy ⊙ (1 + scale) ⊙ w. */
 static struct row_stats residual_stats(const struct residual *a, int64_t row)
 {
-    const float *x = a->x + row * a->d;
+    enum { SPAN = 8 * VLEN }; /* short float sums, added up in double */
+    const float *x = a->x + row * a->d, *dy = a->dy + row * a->d;
+    const float *scale = a->mod ? a->mod + row / a->T * a->mod_width + a->d : NULL;
     double squares = 0, product = 0;
-    for (int64_t i = 0; i < a->d; i++) {
-        squares += (double)(x[i] * x[i]);
-        product += (double)(x[i] * at_unit(a, row, i));
+    for (int64_t from = 0; from < a->d; from += SPAN) {
+        vf square = {0}, along = {0};
+        for (int64_t i = from; i < a->d && i < from + SPAN; i += VLEN) {
+            int64_t n = a->d - i < VLEN ? a->d - i : VLEN;
+            vf v = vload_part(x + i, n), up = vload_part(dy + i, n) * vload_part(a->w + i, n);
+            if (scale) up *= 1.0f + vload_part(scale + i, n);
+            square += v * v;
+            along += v * up;
+        }
+        squares += (double)vsum(square);
+        product += (double)vsum(along);
     }
     float rstd = 1.0f / sqrtf((float)(squares / (double)a->d) + a->eps);
     return (struct row_stats){rstd, (float)(product / (double)a->d) * rstd};
@@ -130,6 +134,30 @@ static struct row_stats gated_stats(const float *y, const float *z, const float 
     return (struct row_stats){rstd, (float)(product / (double)E) * rstd};
 }
 
+/* The operands of gated_rms_norm_backward; dy, dz and dw may be NULL. */
+struct gated {
+    int64_t M, E, W;
+    const float *y, *z, *w, *dout;
+    float *dy, *dz, *dw;
+    const struct row_stats *stats;
+};
+
+/* Columns i .. i+n of all rows, n <= VLEN. */
+static inline __attribute__((always_inline)) void gated_columns(const struct gated *a, int64_t i, int64_t n)
+{
+    vf weight = vload_part(a->w + i, n), sum = {0};
+    for (int64_t m = 0; m < a->M; m++) {
+        int64_t at = m * a->E + i, at_z = m * a->W + i;
+        vf y = vload_part(a->y + at, n), z = vload_part(a->z + at_z, n), dout = vload_part(a->dout + at, n);
+        vf sigma = 1.0f / (1.0f + vexp(-z)), silu = z * sigma, unit = y * silu * a->stats[m].rstd;
+        vf dv = a->stats[m].rstd * (weight * dout - unit * a->stats[m].mean);
+        sum += dout * unit;
+        if (a->dy) vstore_part(a->dy + at, vload_part(a->dy + at, n) + dv * silu, n);
+        if (a->dz) vstore_part(a->dz + at_z, vload_part(a->dz + at_z, n) + dv * y * sigma * (1.0f + z * (1.0f - sigma)), n);
+    }
+    if (a->dw) vstore_part(a->dw + i, vload_part(a->dw + i, n) + sum, n);
+}
+
 /* With v = y silu(z), v̂ = v rstd: dv = rstd (w do - v̂ mean); dy += dv silu(z); dz += dv y silu'(z); dw += Σ do v̂ */
 aim_status KERNEL(gated_rms_norm_backward)(struct backend *be, const struct tensor *y, const struct tensor *zxbcdt,
                                            const struct tensor *w, float eps, const struct tensor *do_, struct tensor *dy,
@@ -138,25 +166,17 @@ aim_status KERNEL(gated_rms_norm_backward)(struct backend *be, const struct tens
     int64_t M = tensor_rows(y), E = tensor_cols(y), W = tensor_cols(zxbcdt);
     struct row_stats *stats = mem_array(be->ctx, (size_t)M, sizeof *stats, MEM_ACTIVATIONS);
     if (!stats) return AIM_ERR_MEMORY;
+    struct gated a = {M, E, W, f32(y), f32(zxbcdt), f32(w), f32(do_), slots(dy), slots(dzxbcdt), slots(dw), stats};
 #pragma omp parallel num_threads(be->threads)
     {
 #pragma omp for schedule(static)
-        for (int64_t m = 0; m < M; m++)
-            stats[m] = gated_stats(f32(y) + m * E, f32(zxbcdt) + m * W, f32(w), f32(do_) + m * E, E, eps);
+        for (int64_t m = 0; m < M; m++) stats[m] = gated_stats(a.y + m * E, a.z + m * W, a.w, a.dout + m * E, E, eps);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < E; i += VLEN) {
-            int64_t n = E - i < VLEN ? E - i : VLEN;
-            vf weight = vload_part(f32(w) + i, n), sum = {0};
-            for (int64_t m = 0; m < M; m++) {
-                vf yv = vload_part(f32(y) + m * E + i, n), z = vload_part(f32(zxbcdt) + m * W + i, n);
-                vf dout = vload_part(f32(do_) + m * E + i, n), unit = yv * vsilu(z) * stats[m].rstd;
-                vf dv = stats[m].rstd * (weight * dout - unit * stats[m].mean);
-                sum += dout * unit;
-                float *to_y = dy ? f32(dy) + m * E + i : NULL, *to_z = dzxbcdt ? f32(dzxbcdt) + m * W + i : NULL;
-                if (to_y) vstore_part(to_y, vload_part(to_y, n) + dv * vsilu(z), n);
-                if (to_z) vstore_part(to_z, vload_part(to_z, n) + dv * yv * vsilu_slope(z), n);
-            }
-            if (dw) vstore_part(f32(dw) + i, vload_part(f32(dw) + i, n) + sum, n);
+            if (E - i >= VLEN)
+                gated_columns(&a, i, VLEN);
+            else
+                gated_columns(&a, i, E - i);
         }
     }
     mem_free(stats);

@@ -94,6 +94,7 @@ static inline vf vsilu_slope(vf x)
 /* Loads n <= VLEN values and fills up with zeros; stores n values. */
 static inline vf vload_part(const float *p, int64_t n)
 {
+    if (n == VLEN) return vload(p);
     float buffer[VLEN] = {0};
     memcpy(buffer, p, (size_t)n * sizeof(float));
     return vload(buffer);
@@ -101,6 +102,10 @@ static inline vf vload_part(const float *p, int64_t n)
 
 static inline void vstore_part(float *p, vf v, int64_t n)
 {
+    if (n == VLEN) {
+        vstore(p, v);
+        return;
+    }
     float buffer[VLEN];
     vstore(buffer, v);
     memcpy(p, buffer, (size_t)n * sizeof(float));

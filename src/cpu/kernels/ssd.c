@@ -7,26 +7,24 @@
  */
 #include "cpu/kernels/ssd.h"
 
-/* weight[s] = cb[s] exp(cs_l - cs_s) for s <= l */
-static void head_weights(struct head_work *work, const float *cb, int64_t l)
+/* Rows l .. l+rows of y, E apart: Σ_{s<=l} cb[s] exp(cs_l - cs_s) u[s] + D x; cb rows are SSD_CHUNK, x rows C apart. Past
+ * its own end a row adds zeros. */
+static inline __attribute__((always_inline)) void head_rows(const int rows, struct head_work *work, const float *cb, int64_t l,
+                                                            const float *x, int64_t C, float D, float *y, int64_t E)
 {
-    for (int64_t s = 0; s <= l; s += VLEN) {
-        float gap[VLEN];
-        for (int i = 0; i < VLEN; i++) gap[i] = s + i <= l ? (float)(work->cs[l] - work->cs[s + i]) : 0.0f;
-        vstore(work->weight + s, vload(cb + s) * vexp(vload(gap)));
+    vf sum[SSD_ROWS][HEAD_VECS];
+    for (int r = 0; r < rows; r++) {
+        for (int64_t s = 0; s < l + rows; s += VLEN)
+            vstore(work->weight[r] + s, vload(cb + r * SSD_CHUNK + s) * head_decay(work, l + r, s));
+        for (int v = 0; v < HEAD_VECS; v++) sum[r][v] = D * vload(x + r * C + v * VLEN);
     }
-}
-
-/* y = Σ_s weight[s] u[s] + D x */
-static void head_row(const struct head_work *work, int64_t l, const float *x, float D, float *y)
-{
-    vf sum[HEAD_VECS];
-    for (int v = 0; v < HEAD_VECS; v++) sum[v] = D * vload(x + v * VLEN);
-    for (int64_t s = 0; s <= l; s++) {
-        float weight = work->weight[s];
-        for (int v = 0; v < HEAD_VECS; v++) sum[v] += weight * vload(work->u[s] + v * VLEN);
-    }
-    for (int v = 0; v < HEAD_VECS; v++) vstore(y + v * VLEN, sum[v]);
+    for (int64_t s = 0; s < l + rows; s++)
+        for (int r = 0; r < rows; r++) {
+            vf weight = vset(work->weight[r][s]);
+            for (int v = 0; v < HEAD_VECS; v++) sum[r][v] += weight * vload(work->u[s] + v * VLEN);
+        }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < HEAD_VECS; v++) vstore(y + r * E + v * VLEN, sum[r][v]);
 }
 
 /* y += exp(cs) S_in C, for a chunk that is not the first; state (P, S) */
@@ -65,13 +63,13 @@ aim_status KERNEL(ssd)(struct backend *be, const struct tensor *xbc, const struc
                 for (int64_t h = 0; h < H; h++) {
                     const float *x = rows + h * HEADDIM;
                     head_prepare(work, n, x, C, dt + h, W, f32(dt_bias)[h], -expf(f32(A_log)[h]));
-                    for (int64_t l = 0; l < n; l++) {
-                        float *yl = out + l * E + h * HEADDIM;
-                        head_weights(work, cb + l * SSD_CHUNK, l);
-                        head_row(work, l, x + l * C, f32(D)[h], yl);
-                        if (first > 0)
-                            head_add_state(state + h * HEADDIM * S, rows + l * C + E + S, S, expf((float)work->cs[l]), yl);
-                    }
+                    float *yh = out + h * HEADDIM, Dh = f32(D)[h];
+                    int64_t l = 0;
+                    for (; l + SSD_ROWS <= n; l += SSD_ROWS)
+                        head_rows(SSD_ROWS, work, cb + l * SSD_CHUNK, l, x + l * C, C, Dh, yh + l * E, E);
+                    for (; l < n; l++) head_rows(1, work, cb + l * SSD_CHUNK, l, x + l * C, C, Dh, yh + l * E, E);
+                    for (l = 0; first > 0 && l < n; l++)
+                        head_add_state(state + h * HEADDIM * S, rows + l * C + E + S, S, expf((float)work->cs[l]), yh + l * E);
                     if (first + n < T) head_update_state(work, n, rows + E, C, S, state + h * HEADDIM * S);
                 }
             }

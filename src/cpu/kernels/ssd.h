@@ -6,12 +6,26 @@
 
 #include "cpu/kernels/ssm.h"
 
+enum { SSD_ROWS = VLEN == 16 ? 4 : 1 }; /* rows of a head taken together: their sums fill the registers */
+
 /* One head's working memory. */
 struct head_work {
-    double cs[SSD_CHUNK];        /* cumulative Δ A: differences of large sums, hence double */
-    float u[SSD_CHUNK][HEADDIM]; /* Δ x */
-    float weight[SSD_CHUNK];     /* one row of M */
+    double cs[SSD_CHUNK];              /* cumulative Δ A: differences of large sums, hence double */
+    float u[SSD_CHUNK][HEADDIM];       /* Δ x */
+    float weight[SSD_ROWS][SSD_CHUNK]; /* rows of M */
 };
+
+/* exp(cs_l - cs_s) for s .. s+VLEN, 0 past l. */
+static inline vf head_decay(const struct head_work *work, int64_t l, int64_t s)
+{
+    typedef double vd __attribute__((vector_size(8 * VLEN)));
+    vd cs;
+    vi past;
+    memcpy(&cs, work->cs + s, sizeof cs);
+    for (int i = 0; i < VLEN; i++) past[i] = i;
+    past = past > (int32_t)(l - s);
+    return vexp(vselect(past, vset(-1e30f), __builtin_convertvector(work->cs[l] - cs, vf)));
+}
 
 /* cb[l][s] = C_l · B_s for s <= l < n; bt is B transposed, (S, SSD_CHUNK). */
 static inline void chunk_products(const float *c_row, const float *bt, int64_t S, int64_t l, float *cb)

@@ -28,35 +28,62 @@ struct backward_work {
     struct head_work head;
     float ut[HEADDIM][SSD_CHUNK]; /* u transposed */
     float du[SSD_CHUNK][HEADDIM];
-    float product[SSD_CHUNK]; /* a row of G */
+    float product[SSD_ROWS][SSD_CHUNK]; /* rows of W */
     double ddA[SSD_CHUNK];
 };
 
-/* Row l: G ⊙ L into `pairs`, du += M dY, ddA += the sums of W that cross each decay. */
-static void pair_row(struct backward_work *k, const float *cb, const float *dy, int64_t l, float *pairs)
+/* Rows l .. l+rows of G ⊙ L into `pairs` and of M and G ⊙ M into the working memory; zero past a row's end. dy rows are E
+ * apart, those of cb and pairs SSD_CHUNK. */
+static inline __attribute__((always_inline)) void pair_products(const int rows, struct backward_work *k, const float *cb,
+                                                                const float *dy, int64_t E, int64_t l, float *pairs)
 {
-    for (int64_t s = 0; s <= l; s += VLEN) {
-        float gap[VLEN];
-        for (int i = 0; i < VLEN; i++) gap[i] = s + i <= l ? (float)(k->head.cs[l] - k->head.cs[s + i]) : -1e30f;
-        vf decay = vexp(vload(gap)), even = {0}, odd = {0}; /* zero past l */
-        for (int p = 0; p < HEADDIM; p += 2) {
-            even += dy[p] * vload(k->ut[p] + s);
-            odd += dy[p + 1] * vload(k->ut[p + 1] + s);
-        }
-        vstore(k->product + s, even + odd);
-        vstore(pairs + s, (even + odd) * decay);
-        vstore(k->head.weight + s, vload(cb + s) * decay);
+    enum { VECS = 2 };
+    for (int64_t s = 0; s < l + rows; s += VECS * VLEN) {
+        vf G[SSD_ROWS][VECS] = {{{0}}};
+        for (int p = 0; p < HEADDIM; p++)
+            for (int r = 0; r < rows; r++) {
+                vf up = vset(dy[r * E + p]);
+                for (int v = 0; v < VECS; v++) G[r][v] += up * vload(k->ut[p] + s + v * VLEN);
+            }
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < VECS; v++) {
+                int64_t at = s + v * VLEN;
+                vf decay = head_decay(&k->head, l + r, at), m = vload(cb + r * SSD_CHUNK + at) * decay;
+                vstore(pairs + r * SSD_CHUNK + at, G[r][v] * decay);
+                vstore(k->head.weight[r] + at, m);
+                vstore(k->product[r] + at, G[r][v] * m);
+            }
     }
-    double crossing = 0; /* Σ_{s<t} W_ls */
-    for (int64_t s = 0; s <= l; s++) {
-        float m = k->head.weight[s];
-        k->ddA[s] += crossing;
-        crossing += (double)(k->product[s] * m);
+}
+
+/* From these to du += M dY, and to ddA, the sums of W that cross each decay. */
+static inline __attribute__((always_inline)) void pair_sums(const int rows, struct backward_work *k, const float *dy, int64_t E,
+                                                            int64_t l)
+{
+    double crossing[SSD_ROWS] = {0}; /* Σ_{s<t} W_ls */
+    vf up[SSD_ROWS][HEAD_VECS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < HEAD_VECS; v++) up[r][v] = vload(dy + r * E + v * VLEN);
+    for (int64_t s = 0; s < l + rows; s++) {
         for (int v = 0; v < HEAD_VECS; v++) {
-            float *du = k->du[s] + v * VLEN;
-            vstore(du, vload(du) + m * vload(dy + v * VLEN));
+            vf du = vload(k->du[s] + v * VLEN);
+            for (int r = 0; r < rows; r++) du += k->head.weight[r][s] * up[r][v];
+            vstore(k->du[s] + v * VLEN, du);
         }
+        double sum = 0;
+        for (int r = 0; r < rows; r++) {
+            if (s <= l + r) sum += crossing[r];
+            crossing[r] += (double)k->product[r][s];
+        }
+        k->ddA[s] += sum;
     }
+}
+
+static inline __attribute__((always_inline)) void pair_rows(const int rows, struct backward_work *k, const float *cb,
+                                                            const float *dy, int64_t E, int64_t l, float *pairs)
+{
+    pair_products(rows, k, cb + l * SSD_CHUNK, dy + l * E, E, l, pairs + l * SSD_CHUNK);
+    pair_sums(rows, k, dy + l * E, E, l);
 }
 
 /* What flows through S_in: dC, dS_in and ddA. `into` is the new dS. */
@@ -140,7 +167,9 @@ static void backward_head(struct backward_work *k, const struct backward *a, int
     memset(k->ddA, 0, sizeof k->ddA);
     for (int64_t s = 0; s < n; s++)
         for (int64_t p = 0; p < HEADDIM; p++) k->ut[p][s] = k->head.u[s][p];
-    for (int64_t l = 0; l < n; l++) pair_row(k, a->cb + l * SSD_CHUNK, dy + l * a->E, l, pairs + l * SSD_CHUNK);
+    int64_t l = 0;
+    for (; l + SSD_ROWS <= n; l += SSD_ROWS) pair_rows(SSD_ROWS, k, a->cb, dy, a->E, l, pairs);
+    for (; l < n; l++) pair_rows(1, k, a->cb, dy, a->E, l, pairs);
     if (a->states) {
         float *dstate = a->dstate + h * HEADDIM * S, *db = a->db + h * SSD_CHUNK * S, *dc = a->dc + h * SSD_CHUNK * S;
         const float *state = chunk ? a->states + (chunk * a->H + h) * HEADDIM * S : NULL;
@@ -229,7 +258,7 @@ aim_status KERNEL(ssd_backward)(struct backend *be, const struct tensor *xbc, co
     int64_t state = chunks > 1 ? H * HEADDIM * S : 0, square = SSD_CHUNK * SSD_CHUNK, side = chunks > 1 ? H * SSD_CHUNK * S : 0;
     struct backward a = {.T = T, .E = E, .C = C, .W = W, .H = H, .S = S, .A_log = f32(A_log), .dt_bias = f32(dt_bias)};
     size_t floats = (size_t)(chunks * state + state + S * SSD_CHUNK + 2 * square + H * square + 2 * side);
-    float *block = mem_zero(be->ctx, floats, sizeof(float), MEM_ACTIVATIONS), *at = block;
+    float *block = mem_array(be->ctx, floats, sizeof(float), MEM_ACTIVATIONS), *at = block;
     struct backward_work *works = mem_array(be->ctx, (size_t)be->threads, sizeof *works, MEM_ACTIVATIONS);
     if (!block || !works) {
         mem_free(block);
@@ -240,6 +269,7 @@ aim_status KERNEL(ssd_backward)(struct backend *be, const struct tensor *xbc, co
     a.bt = TAKE(S * SSD_CHUNK), a.cb = TAKE(square), a.dcb = TAKE(square), a.pairs = TAKE(H * square);
     if (chunks > 1) a.states = TAKE(chunks * state), a.dstate = TAKE(state), a.db = TAKE(side), a.dc = TAKE(side);
 #undef TAKE
+    memset(block, 0, (size_t)(S * SSD_CHUNK + square) * sizeof(float)); /* bt and cb: whole vectors of them are read */
     a.D = f32(D);
     a.dA_log = dA_log ? f32(dA_log) : NULL, a.ddt_bias = ddt_bias ? f32(ddt_bias) : NULL, a.dD = dD ? f32(dD) : NULL;
     for (int64_t b = 0; b < B; b++) {
