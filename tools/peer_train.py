@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The training steps of both stages, written plainly in PyTorch: a second opinion on losses, and a peer for speed.
+r"""The training steps of both stages, written plainly in PyTorch: a second opinion on losses, and a peer for speed.
 
 Needs python3-torch of the distribution and nothing else; run it with /usr/bin/python3. The network follows the
 specification as src/model does (Mamba-2 mixer in its dual form over one chunk, adaLN per layer or in groups, two RMS
@@ -11,7 +11,10 @@ Speed, beside build/bench/bench_train with the same sizes; a step is forward, lo
     tools/peer_train.py speed-vq  [--side 128 --batch 1]
     tools/peer_train.py --threads 2 --repeat 5 speed-ar
 
-Losses, to lay beside log.jsonl of a run of `aim train ar` from the same start:
+Losses, to lay beside log.jsonl of the same run of ours,
+
+    aim train ar --init DIR --codes codes.npy --labels labels.npy --order file --val 0 --label-drop 0 \
+        --steps 200 --batch 8 --lr 1e-3 -o RUN
 
     tools/peer_train.py curve --init DIR --codes codes.npy --labels labels.npy --steps 200 --batch 8 --lr 1e-3
 
