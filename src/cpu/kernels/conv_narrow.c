@@ -69,7 +69,8 @@ aim_status KERNEL(narrow_conv2d) CONV2D_PARAMETERS
         pack_taps(w, panel);
 #pragma omp parallel for num_threads(be->threads) schedule(dynamic)
         for (int64_t i = 0; i < N * parts; i++)
-            run_rows(x, panel, bias ? f32(bias) : NULL, y, i / parts, i % parts * ROWS, products + omp_get_thread_num() * (ROWS + 2) * W);
+            run_rows(x, panel, bias ? f32(bias) : NULL, y, i / parts, i % parts * ROWS,
+                     products + omp_get_thread_num() * (ROWS + 2) * W);
     }
     aim_status status = panel && products ? AIM_OK : AIM_ERR_MEMORY;
     mem_free(panel);
