@@ -116,8 +116,8 @@ const struct option options_table[] = {
      "checkpoints that are kept"},
     {"dry-run", 0, NULL, OPTION_FLAG, AT(dry_run), 0, 0, NULL, NULL, FOR_TRAIN, GROUP_COMMAND,
      "only tell the memory that training takes"},
-    {"form", 0, "FORM", OPTION_CHOICE, AT(adaln), 0, 0, "same|layer|single", "same", FOR_CONVERT, GROUP_COMMAND,
-     "of adaLN: as it is, a matrix for each layer, or one for all"},
+    {"adaln", 0, "FORM", OPTION_CHOICE, AT(adaln), 0, 0, "same|layer|single", "same", FOR_CONVERT, GROUP_COMMAND,
+     "how classes modulate layers: as it is, by a matrix for each layer, or by one for all"},
     {"tensors", 0, NULL, OPTION_FLAG, AT(tensors), 0, 0, NULL, NULL, FOR_INFO, GROUP_COMMAND, "list every tensor too"},
 
     {"model", 'm', "PATH", OPTION_TEXT, AT(model), 0, 0, NULL, NULL, FOR_MODEL, GROUP_MODEL,
@@ -207,8 +207,8 @@ const struct command commands_table[] = {
     {"train ar", FOR_TRAIN_AR, command_train_ar, "train the network that generates (stage 2)",
      "--codes PATH|--data DIR [--tokenizer PATH] -o RUN --steps N [options]", NULL, NULL, false,
      "Trains AiM on codes of pictures, by the paper's recipe unless told otherwise: AdamW, the rate falling linearly, a tenth "
-     "of the classes dropped. The numbers depend on data, seed and options alone: neither --threads nor --accum nor a stop "
-     "changes what a step does. Ctrl-C stops after a checkpoint.",
+     "of the classes dropped. The numbers depend on data, seed and options alone: neither --threads nor a stop and --resume "
+     "changes them. Ctrl-C stops after a checkpoint.",
      "RUN is a folder: log.jsonl (a line for each step and evaluation), curves.png, samples/, checkpoints/ with the last "
      "states, and model/, which every other command takes with -m. The model's path is printed at the end.",
      "aim train ar --codes drawings-codes --tokenizer vq_ds16_c2i.pt -o run --preset tiny --steps 2000 --batch 32 --lr 1e-3\n"
@@ -216,11 +216,11 @@ const struct command commands_table[] = {
      "aim train ar --resume run\n"
      "aim train ar --codes codes --preset AiM-XL --batch 256 --bf16 --dry-run"},
     {"convert", FOR_CONVERT, command_convert, "rewrite a model in another form",
-     "[-m PATH] -o DIR [--form FORM] [--weights TYPE]", "output", NULL, false,
+     "[-m PATH] -o DIR [--adaln FORM] [--weights TYPE]", "output", NULL, false,
      "adaLN in groups is also, exactly, adaLN of each layer (with larger tables), or a single one where the groups are equal. "
      "--weights bf16 rounds the large matrices.",
      "a folder with config.json and model.safetensors, in the format of the official code.",
-     "aim convert -m run/model -o per-layer --form layer\n"
+     "aim convert -m run/model -o per-layer --adaln layer\n"
      "aim convert -m run/model -o small --weights bf16"},
     {"info", FOR_INFO, command_info, "describe a model: sizes, parameters, memory", "[-m PATH] [--tensors] [--json]", NULL,
      NULL, false,

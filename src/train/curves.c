@@ -183,6 +183,9 @@ static aim_status find_range(aim_context *ctx, const struct series *series, stru
         mem_free(sorted);
     }
     if (a->low > a->high) a->low = a->high = 0;
+    const double most = 1e300; /* a difference of two stays finite */
+    a->low = fmax(a->low, -most);
+    a->high = fmin(a->high, most);
     double margin = (a->high - a->low) * 0.05;
     if (!(margin > 0)) margin = a->high != 0 ? fabs(a->high) * 0.1 : 1;
     a->low -= margin;

@@ -19,7 +19,7 @@ GROUP = os.path.join(DATA, "tiny-group")
 ADALN = os.path.join(DATA, "tiny-adaln")
 TORCH = os.path.join(DATA, "torch-files")
 IMAGES = os.path.join(DATA, "images")
-COMMANDS = ["generate", "encode", "decode", "reconstruct", "score", "extract-codes", "init", "info"]
+COMMANDS = ["generate", "encode", "decode", "reconstruct", "score", "extract-codes", "convert", "init", "info"]
 
 
 def environment(**changes):

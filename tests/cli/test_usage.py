@@ -36,6 +36,7 @@ class Help(Case):
             "reconstruct": "-m -o --size",
             "score": "-m --codes --labels --logits",
             "extract-codes": "-m --data -o --ten-crop --crop-range --format --batch --size",
+            "convert": "-m -o --adaln",
             "init": "--preset -o --seed",
             "info": "-m --tensors",
         }
