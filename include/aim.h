@@ -348,8 +348,9 @@ typedef struct aim_train_report {
 AIM_API aim_train_ar_options aim_train_ar_defaults(void);
 AIM_API aim_status aim_train_ar(aim_context *ctx, const aim_train_ar_options *options, aim_train_report *report);
 
-/* Rewrites a model: adaLN as 'l' or 's' (see aim_train_ar_options), exactly; 0 = as it is. Matrices in bf16 or as they are. */
-AIM_API aim_status aim_convert(aim_model *model, int adaln, aim_weights weights, const char *directory);
+/* Rewrites a model: adaLN as 'l' or 's' (see aim_train_ar_options), an equal network; 0 = as it is. average: the averaged
+ * weights of a checkpoint instead. Matrices in bf16, f32, or as they are. */
+AIM_API aim_status aim_convert(aim_model *model, int adaln, int average, aim_weights weights, const char *directory);
 
 /* ----------------------------------------------------------------------------------------------- arrays */
 

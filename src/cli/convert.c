@@ -7,7 +7,8 @@ static int save(struct cli *cli)
 {
     const int forms[] = {0, 'l', 's'}; /* as in the table */
     const aim_weights weights[] = {AIM_WEIGHTS_AUTO, AIM_WEIGHTS_F32, AIM_WEIGHTS_BF16};
-    return cli_library(cli, aim_convert(cli->model, forms[cli->args.adaln], weights[cli->args.weights], cli->args.output));
+    return cli_library(
+        cli, aim_convert(cli->model, forms[cli->args.adaln], cli->args.average, weights[cli->args.weights], cli->args.output));
 }
 
 int command_convert(struct cli *cli)

@@ -25,7 +25,7 @@ struct arguments {
     uint64_t seed;
     int weights, pos_offset, preset, format, schedule, order, adaln; /* index into the choices of the table */
     bool tensors, ten_crop, quiet, json, help;
-    bool dry_run, bf16, checkpointing, official_decay, no_positions;
+    bool dry_run, bf16, checkpointing, official_decay, no_positions, average;
     char **inputs; /* what is not an option, in order; points into argv */
     int input_count;
 };

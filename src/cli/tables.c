@@ -118,6 +118,8 @@ const struct option options_table[] = {
      "only tell the memory that training takes"},
     {"adaln", 0, "FORM", OPTION_CHOICE, AT(adaln), 0, 0, "same|layer|single", "same", FOR_CONVERT, GROUP_COMMAND,
      "how classes modulate layers: as it is, by a matrix for each layer, or by one for all"},
+    {"ema", 0, NULL, OPTION_FLAG, AT(average), 0, 0, NULL, NULL, FOR_CONVERT, GROUP_COMMAND,
+     "of a checkpoint (RUN/checkpoints/step-N.safetensors), take the averaged weights"},
     {"tensors", 0, NULL, OPTION_FLAG, AT(tensors), 0, 0, NULL, NULL, FOR_INFO, GROUP_COMMAND, "list every tensor too"},
 
     {"model", 'm', "PATH", OPTION_TEXT, AT(model), 0, 0, NULL, NULL, FOR_MODEL, GROUP_MODEL,
@@ -216,7 +218,7 @@ const struct command commands_table[] = {
      "aim train ar --resume run\n"
      "aim train ar --codes codes --preset AiM-XL --batch 256 --bf16 --dry-run"},
     {"convert", FOR_CONVERT, command_convert, "rewrite a model in another form",
-     "[-m PATH] -o DIR [--adaln FORM] [--weights TYPE]", "output", NULL, false,
+     "[-m PATH] -o DIR [--adaln FORM] [--ema] [--weights TYPE]", "output", NULL, false,
      "adaLN in groups is also, exactly, adaLN of each layer (with larger tables), or a single one where the groups are equal. "
      "--weights bf16 rounds the large matrices.",
      "a folder with config.json and model.safetensors, in the format of the official code.",

@@ -1,4 +1,5 @@
 /* aim_convert: a model in an equivalent form. */
+#include <stdio.h>
 #include <string.h>
 
 #include "model/model.h"
@@ -77,22 +78,36 @@ static aim_status make_adaln(const aim_model *m, int adaln, const struct params 
     return status;
 }
 
+/* The average of a weight beside it in a checkpoint (train/optimizer.h). A position table that is not trained has none. */
+static const struct tensor_entry *averaged(const aim_model *m, const struct param *row)
+{
+    char name[112];
+    snprintf(name, sizeof name, "ema.%s", row->name);
+    const struct tensor_entry *e = tensor_file_find(&m->files[0], name);
+    if (!e) aim_fail(m->ctx, AIM_ERR_ARGUMENT, "there are no averaged weights: %s is not in the file", name);
+    return e;
+}
+
 /* A table of its own with the values of the model's where both have a tensor of one name and size. */
-static aim_status copy_table(const aim_model *m, struct params *table)
+static aim_status copy_table(const aim_model *m, bool average, struct params *table)
 {
     TRY(params_init(table, 0));
     for (size_t i = 0; i < table->count; i++) {
         const struct param *row = &table->items[i], *old = NULL;
         for (size_t k = 0; k < m->ar_table.count && !old; k++)
             if (strcmp(m->ar_table.items[k].name, row->name) == 0) old = &m->ar_table.items[k];
-        if (old && tensor_entry_elements(old->entry) == tensor_entry_elements(row->entry))
-            TRY(tensor_entry_to_f32(m->ctx, old->entry, row_values(table, row)));
+        const struct tensor_entry *e = old && average ? averaged(m, old) : old ? old->entry : NULL;
+        if (old && !e) return m->ctx->status;
+        if (e && tensor_entry_elements(e) == tensor_entry_elements(row->entry))
+            TRY(tensor_entry_to_f32(m->ctx, e, row_values(table, row)));
     }
     return AIM_OK;
 }
 
-static aim_status check_adaln(const aim_model *m, int adaln)
+static aim_status check_form(const aim_model *m, int adaln, int average)
 {
+    if (average && adaln && m->config.ar.adaln_group)
+        return aim_fail(m->ctx, AIM_ERR_ARGUMENT, "take the averaged weights first, then change the form of adaLN");
     if (adaln != 0 && adaln != 'l' && adaln != 's')
         return aim_fail(m->ctx, AIM_ERR_ARGUMENT, "adaLN can become one for each layer ('l') or a single one ('s')");
     if (adaln != 0 && !m->config.has_ar)
@@ -157,7 +172,7 @@ static aim_status save_retyped(aim_model *m, aim_weights weights, const char *di
 }
 
 /* A model like m with another adaLN; names are borrowed. */
-static aim_status convert(aim_model *m, int adaln, aim_weights weights, const char *directory)
+static aim_status convert(aim_model *m, int adaln, bool average, aim_weights weights, const char *directory)
 {
     aim_model like = {.ctx = m->ctx, .config = m->config, .vq_table = m->vq_table, .pos_offset = m->pos_offset};
     like.ar_table = (struct params){.ctx = m->ctx, .prefix = AR_PREFIX};
@@ -166,15 +181,15 @@ static aim_status convert(aim_model *m, int adaln, aim_weights weights, const ch
         if (adaln) like.config.ar.num_groups = 1;
         TRY(ar_describe(&like.config.ar, &like.ar_table));
     }
-    aim_status status = m->config.has_ar ? copy_table(m, &like.ar_table) : AIM_OK;
+    aim_status status = m->config.has_ar ? copy_table(m, average, &like.ar_table) : AIM_OK;
     if (status == AIM_OK && adaln && m->config.ar.adaln_group) status = make_adaln(m, adaln, &like.ar_table);
     if (status == AIM_OK) status = save_retyped(&like, weights, directory);
     params_free(&like.ar_table);
     return status;
 }
 
-aim_status aim_convert(aim_model *m, int adaln, aim_weights weights, const char *directory)
+aim_status aim_convert(aim_model *m, int adaln, int average, aim_weights weights, const char *directory)
 {
-    TRY(check_adaln(m, adaln));
-    return convert(m, adaln, weights, directory);
+    TRY(check_form(m, adaln, average));
+    return convert(m, adaln, average != 0, weights, directory);
 }

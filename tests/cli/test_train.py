@@ -10,7 +10,7 @@ import struct
 import subprocess
 import time
 
-from support import ADALN, GROUP, PROGRAM, Case, environment, main, read_safetensors, relative_error, run, tree, write_npy
+from support import ADALN, GROUP, IMAGES, PROGRAM, Case, environment, main, read_safetensors, relative_error, run, tree, write_npy
 
 PICTURES, TOKENS, CLASSES, VOCABULARY = 40, 16, 4, 256
 TINY = ["--preset", "tiny", "--layers", "2", "--width", "32", "--batch", "4", "--lr", "3e-3"]
@@ -75,6 +75,20 @@ class Runs(TrainCase):
         self.train("run", "--steps", "1", "--lr", "0.001", size=["--preset", "tiny", "--batch", "40"])
         excess = self.log("run")[0]["loss"] - math.log(VOCABULARY)
         self.assertLess(abs(excess), 0.06)
+
+    def test_initial_loss_of_tied_layers(self):
+        """
+        With adaLN of each layer all gates are 0 at first: what the head reads is the embedding e + p of the code just fed,
+        normalised, and its product with e, the tied head's row, is s = d 0.02^2 / (0.02 sqrt(2)). That one logit stands out of
+        V with a deviation of 0.02 sqrt(d); the first position, which is fed the class, has none.
+        """
+        d = 256
+        self.train("run", "--steps", "1", "--label-drop", "0", size=["--preset", "tiny", "--width", str(d), "--layers", "1",
+                                                                     "--adaln", "layer", "--batch", "40"])
+        rest = VOCABULARY * math.exp((0.02 * math.sqrt(d)) ** 2 / 2)
+        later = math.log(rest + math.exp(0.02 * d / math.sqrt(2)))
+        want = (math.log(rest) + (TOKENS - 1) * later) / TOKENS
+        self.assertLess(abs(self.log("run")[0]["loss"] - want), 0.03)
 
     def test_schedule(self):
         self.train("run", "--steps", "8", "--warmup", "2", "--lr", "0.5", "--clip", "0.001", "--schedule", "linear")
@@ -146,6 +160,58 @@ class Runs(TrainCase):
     def test_folder_in_use(self):
         self.train("run", "--steps", "1")
         self.refuse_train(*DATA, *TINY, "-o", "run", "--steps", "1", says="--resume")
+
+
+class Sources(TrainCase):
+    """What is trained on: class folders with pictures, and caches made of them."""
+
+    def setUp(self):
+        super().setUp()
+        for part in ("train", "val"):
+            for name in ("dog", "ant"):
+                os.makedirs(self.path("data", part, name))
+        for i, name in enumerate(("photo.jpg", "grey.jpg", "rgba.png", "photo.webp", "palette.png")):
+            os.symlink(os.path.join(IMAGES, name), self.path("data", "train", "dog" if i % 2 else "ant", name))
+        for name in ("dog", "ant"):
+            os.symlink(os.path.join(IMAGES, "photo.png"), self.path("data", "val", name, "held.png"))
+
+    def names(self, folder):
+        with open(self.path(folder, "model", "config.json"), encoding="utf-8") as f:
+            return json.load(f)["id2label"]
+
+    def test_pictures(self):
+        flags = ["--data", "data", "--tokenizer", GROUP, "--size", "64"]
+        self.train("whole", "--steps", "6", "--save-every", "3", "--eval-every", "3", data=flags)
+        self.assertEqual(self.names("whole"), {"0": "ant", "1": "dog"})
+        self.assertEqual([r["step"] for r in self.log("whole") if "nll" in r], [3, 6])
+        self.train("half", "--steps", "6", "--save-every", "3", "--eval-every", "3", "--threads", "1", data=flags)
+        os.remove(self.path("half", "checkpoints", "step-0000006.safetensors"))
+        self.succeed("train", "ar", "--resume", "half")
+        self.assertEqual(self.lines("half"), self.lines("whole"))
+
+    def test_caches(self):
+        for form, folder in (("aim", "codes"), ("llamagen", "npy")):
+            self.succeed("extract-codes", "--data", "data", "--tokenizer", GROUP, "-o", folder, "--format", form)
+            self.train(f"run-{form}", "--steps", "3", data=["--codes", folder])
+        self.assertEqual(self.names("run-aim"), {"0": "ant", "1": "dog"})
+        self.assertEqual(sum("nll" in r for r in self.log("run-aim")), 1)
+
+    def test_fine_tuning(self):
+        """Classes keep their rows by name; a larger grid works."""
+        self.succeed("extract-codes", "--data", "data", "--tokenizer", GROUP, "-o", "codes")
+        self.train("first", "--steps", "3", data=["--codes", "codes"])
+        os.rename(self.path("data", "train", "ant"), self.path("data", "train", "zebra"))
+        os.rename(self.path("data", "val", "ant"), self.path("data", "val", "zebra"))
+        self.succeed("extract-codes", "--data", "data", "--tokenizer", GROUP, "-o", "more", "--size", "128")
+        result = run("train", "ar", "--codes", "more", "--init", "first/model", "--batch", "2", "--lr", "0", "--steps", "1", "-o",
+                     "second", cwd=self.dir)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("1 of 2 classes are new", result.stderr)
+        self.assertEqual(self.names("second"), {"0": "dog", "1": "zebra"})
+        table = "mamba.backbone.cls_embed.embedding_table.weight"
+        before, after = (read_safetensors(self.path(f, "model", "model.safetensors"), table).values for f in ("first", "second"))
+        self.assertLess(relative_error(before[32:64], after[0:32]), 0.05)  # one step at a small rate later
+        self.assertEqual(self.succeed_json("info", "-m", "second/model")["generator"]["num_tokens"], 64)
 
 
 class Stops(TrainCase):
@@ -277,6 +343,15 @@ class Forms(TrainCase):
                         os.path.getsize(os.path.join(GROUP, "model.safetensors")))
         self.fail_with("convert", "-m", GROUP, "-o", "single", "--adaln", "single", says="the groups of adaLN differ")
         self.fail_with("convert", "-m", ADALN, "-o", "single", "--adaln", "single", says="no single form")
+
+    def test_average(self):
+        self.train("run", "--steps", "5", "--ema", "0.5")
+        state = "run/checkpoints/step-0000005.safetensors"
+        self.succeed("convert", "-m", state, "--ema", "-o", "average")
+        self.succeed("convert", "-m", state, "-o", "last")
+        self.assertEqual(self.score("average"), self.score("run/model"))
+        self.assertNotEqual(self.score("last"), self.score("run/model"))
+        self.fail_with("convert", "-m", GROUP, "--ema", "-o", "none", says="no averaged weights")
 
     def test_single(self):
         """Groups that start alike can become one; those of a model with one group are."""
