@@ -33,6 +33,9 @@ static const struct option_field ar_fields[] = {
 _Static_assert(offsetof(aim_train_ar_options, train) == 0, "train_fields count from the beginning");
 static const struct option_field *const tables[] = {train_fields, ar_fields, NULL};
 
+/* A stop may come while the work after a step is under way; a checkpoint tells how far that was. */
+enum stage { STAGE_EVALUATE, STAGE_PAINT, STAGE_DONE };
+
 /* A run and the folder that it lives in. */
 struct training {
     struct ar_trainer t;
@@ -40,6 +43,7 @@ struct training {
     struct options_memory memory; /* of options read back */
     char *saved_model;            /* RUN/model, when training goes on from a checkpoint */
     int64_t step;                 /* steps done */
+    int64_t stage;                /* what is still due after the last one: enum stage */
     struct ar_step did;
     double nll;
 };
@@ -174,6 +178,7 @@ static aim_status restore(struct training *x)
     if (status == AIM_OK) status = checkpoint_integer(t->ctx, &file, x->run.restored, "bad", &t->guard.bad);
     if (status == AIM_OK) status = checkpoint_integer(t->ctx, &file, x->run.restored, "row", &t->guard.row);
     if (status == AIM_OK) status = checkpoint_integer(t->ctx, &file, x->run.restored, "step", &x->step);
+    if (status == AIM_OK) status = checkpoint_integer(t->ctx, &file, x->run.restored, "stage", &x->stage);
     tensor_file_close(&file);
     return status;
 }
@@ -198,6 +203,7 @@ static aim_status write_checkpoint(struct training *x)
     if (status == AIM_OK) status = checkpoint_note_integer(&list, "bad", t->guard.bad);
     if (status == AIM_OK) status = checkpoint_note_integer(&list, "row", t->guard.row);
     if (status == AIM_OK) status = checkpoint_note_integer(&list, "step", x->step);
+    if (status == AIM_OK) status = checkpoint_note_integer(&list, "stage", x->stage);
     if (status == AIM_OK) status = run_save(&x->run, &t->ex, &list, x->step);
     checkpoint_free(&list);
     return status;
@@ -271,11 +277,14 @@ static bool is_due(const struct training *x, int64_t every)
     return x->step == x->t.steps || (every > 0 && x->step % every == 0);
 }
 
+/* Evaluation, samples, checkpoint, as far as they are due and have not been done. */
 static aim_status after_step(struct training *x)
 {
     const aim_train_options *o = &x->t.o.train;
-    if (is_due(x, o->eval_every)) TRY(evaluate(x));
-    if (is_due(x, o->sample_every)) TRY(paint(x));
+    if (x->stage == STAGE_EVALUATE && is_due(x, o->eval_every)) TRY(evaluate(x));
+    if (x->stage == STAGE_EVALUATE) x->stage = STAGE_PAINT;
+    if (x->stage == STAGE_PAINT && is_due(x, o->sample_every)) TRY(paint(x));
+    x->stage = STAGE_DONE;
     if (x->step == x->t.steps) return save(x);
     return is_due(x, o->save_every) ? save_on_the_way(x) : AIM_OK;
 }
@@ -289,15 +298,11 @@ static double seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* Told with the loss; a wish to stop leaves a checkpoint. */
-static aim_status tell_progress(struct training *x)
+static aim_status tell_progress(const struct training *x)
 {
     char what[32];
     snprintf(what, sizeof what, "training, loss %.4f", x->did.loss);
-    aim_status status = aim_progress(x->t.ctx, x->step ? what : "training", x->step, x->t.steps);
-    if (status != AIM_ERR_CANCELLED || x->step == 0) return status;
-    TRY(save(x));
-    return aim_fail(x->t.ctx, AIM_ERR_CANCELLED, "cancelled");
+    return aim_progress(x->t.ctx, isfinite(x->did.loss) ? what : "training", x->step, x->t.steps);
 }
 
 static aim_status take_step(struct training *x)
@@ -306,6 +311,7 @@ static aim_status take_step(struct training *x)
     double start = seconds();
     TRY(ar_trainer_step(t, x->step, &x->did));
     x->step++;
+    x->stage = STAGE_EVALUATE;
     const struct run_value values[] = {{"loss", x->did.loss},
                                        {"lr", x->did.lr},
                                        {"grad_norm", x->did.norm},
@@ -316,6 +322,18 @@ static aim_status take_step(struct training *x)
     return guard_step(t->ctx, &t->guard, x->step, x->did.loss, x->did.norm);
 }
 
+static aim_status loop(struct training *x)
+{
+    if (x->step > 0 && x->stage != STAGE_DONE) TRY(after_step(x)); /* stopped in the middle of it */
+    TRY(tell_progress(x));
+    while (x->step < x->t.steps) {
+        TRY(take_step(x));
+        TRY(after_step(x));
+        TRY(tell_progress(x));
+    }
+    return AIM_OK;
+}
+
 static aim_status train(struct training *x)
 {
     struct ar_trainer *t = &x->t;
@@ -324,13 +342,10 @@ static aim_status train(struct training *x)
     TRY(open_folder(x));
     TRY(restore(x));
     TRY(ar_data_start(&t->data, x->step, t->model->config.ar.vocab_size));
-    TRY(tell_progress(x));
-    while (x->step < t->steps) {
-        TRY(take_step(x));
-        TRY(after_step(x));
-        TRY(tell_progress(x));
-    }
-    return AIM_OK;
+    aim_status status = loop(x);
+    if (status != AIM_ERR_CANCELLED || x->step == 0) return status;
+    TRY(save(x)); /* a wish to stop costs no step */
+    return aim_fail(t->ctx, AIM_ERR_CANCELLED, "cancelled");
 }
 
 static aim_status run(struct training *x, aim_train_report *report)
