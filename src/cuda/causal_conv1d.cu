@@ -152,9 +152,8 @@ aim_status cuda_causal_conv1d_silu_backward(struct backend *be, const struct ten
         by_width<4>(wide, [&](auto width_of) {
             constexpr int V = decltype(width_of)::value;
             dim3 grid((unsigned)divide_up(C / V, THREADS), (unsigned)chunks, (unsigned)B);
-            convolve_backward<V, T><<<grid, THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(zxbcdt), length, E, W, f32(w),
-                                                                               f32(bias), C, data_of<T>(dy),
-                                                                               data_of<T>(dzxbcdt), partial);
+            convolve_backward<V, T><<<grid, THREADS, 0, cuda_of(be)->stream>>>(
+                data_of<T>(zxbcdt), length, E, W, f32(w), f32(bias), C, data_of<T>(dy), data_of<T>(dzxbcdt), partial);
         });
     });
     TRY(cuda_launched(be, "causal_conv1d_silu_backward"));

@@ -88,7 +88,7 @@ aim_status cuda_cross_entropy_backward(struct backend *be, const struct tensor *
         by_width<8>(n % 8 == 0 && aligned(logits) && aligned(dlogits), [&](auto w) {
             constexpr int V = decltype(w)::value;
             loss_gradients<V, T><<<(unsigned)M, THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(logits), i32(target), n,
-                                                                                  f32(dloss), data_of<T>(dlogits));
+                                                                                   f32(dloss), data_of<T>(dlogits));
         });
     });
     return cuda_launched(be, "cross_entropy_backward");

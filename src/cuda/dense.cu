@@ -168,20 +168,13 @@ aim_status cuda_multiply(struct backend *be, const struct cuda_product *p)
     struct plan *plan = NULL;
     if (p->rows == 0 || p->cols == 0) return AIM_OK;
     TRY(products_of(be, &all));
-    struct plan_key key = {p->rows,
-                           p->cols,
-                           p->inner,
-                           p->batch,
-                           p->a.ld,
-                           p->batch > 1 ? p->a.stride : 0,
-                           p->b.ld,
-                           p->batch > 1 ? p->b.stride : 0,
-                           p->ldc,
-                           p->batch > 1 ? p->stride_c : 0,
-                           p->in,
-                           p->out,
-                           p->a.transposed,
-                           p->b.transposed,
+    struct plan_key key = {p->rows,         p->cols,
+                           p->inner,        p->batch,
+                           p->a.ld,         p->batch > 1 ? p->a.stride : 0,
+                           p->b.ld,         p->batch > 1 ? p->b.stride : 0,
+                           p->ldc,          p->batch > 1 ? p->stride_c : 0,
+                           p->in,           p->out,
+                           p->a.transposed, p->b.transposed,
                            alignment_of(p)};
     TRY(plan_find(be, all, &key, &plan));
     float one = 1, kept = p->add ? 1.0f : 0.0f;

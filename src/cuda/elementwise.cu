@@ -24,7 +24,8 @@ static void move_groups(struct backend *be, const struct tensor *from, int64_t f
                         int64_t groups, struct tensor *to, int64_t to_at, int64_t to_stride)
 {
     if (n == 0 || groups == 0) return;
-    bool wide = (n | from_at | to_at) % 8 == 0 && (groups == 1 || (from_stride | to_stride) % 8 == 0) && aligned(from) && aligned(to);
+    bool wide =
+        (n | from_at | to_at) % 8 == 0 && (groups == 1 || (from_stride | to_stride) % 8 == 0) && aligned(from) && aligned(to);
     by_type(from, [&](auto from_zero) {
         using From = decltype(from_zero);
         by_type(to, [&](auto to_zero) {
@@ -170,7 +171,7 @@ aim_status cuda_add(struct backend *be, const struct tensor *a, const struct ten
         by_width<8>(n % 8 == 0 && aligned(a) && aligned(b) && aligned(y), [&](auto w) {
             constexpr int V = decltype(w)::value;
             add_values<V, T><<<cuda_blocks(be, n / V, THREADS), THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(a), data_of<T>(b),
-                                                                                                 n, data_of<T>(y));
+                                                                                                   n, data_of<T>(y));
         });
     });
     return cuda_launched(be, "add");

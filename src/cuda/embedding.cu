@@ -1,13 +1,12 @@
 /* Rows of tables, and their gradient. */
 #include "cuda/values.cuh"
 
-#include <cub/device/device_radix_sort.cuh>
-
-enum { THREADS = 128 };
+enum { THREADS = 128, SPAN = 1024 /* ids that a block of the sort compares its own with */ };
 
 /* y[m] = tokens[ids[m]] + positions[pos[m]]; a block a row */
 template <int V, typename Token, typename Y>
-static __global__ void gather(const Token *tokens, const float *positions, const int32_t *ids, const int32_t *pos, int64_t d, Y *y)
+static __global__ void gather(const Token *tokens, const float *positions, const int32_t *ids, const int32_t *pos, int64_t d,
+                              Y *y)
 {
     int64_t m = blockIdx.x;
     const Token *token = tokens + ids[m] * d;
@@ -41,12 +40,32 @@ aim_status cuda_embedding(struct backend *be, const struct tensor *tokens, const
 /* ----------------------------------------------------------------------------------------------------- backward
  *
  * Rows of dy that meet in one row of the table must add up in a fixed order: the numbers of the rows are sorted by their
- * ids, stably, and the block at the head of a run of equal ids adds up the run. */
+ * ids, stably, and the block at the head of a run of equal ids adds up the run. A row's place in the order is the number
+ * of those before it, counted by comparing all with all: a few ten thousand short comparisons a row. */
 
-static __global__ void number(int32_t *rows, int64_t M)
+/* places[m] += the rows before m among SPAN of them; whole numbers, so the order of the additions is all one. */
+static __global__ void count_before(const int32_t *ids, int64_t M, int32_t *places)
 {
-    int64_t m = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (m < M) rows[m] = (int32_t)m;
+    __shared__ int32_t others[SPAN];
+    int64_t m = (int64_t)blockIdx.x * THREADS + threadIdx.x, first = (int64_t)blockIdx.y * SPAN;
+    int count = (int)(M - first < SPAN ? M - first : SPAN), before = 0;
+    for (int k = threadIdx.x; k < count; k += THREADS) others[k] = ids[first + k];
+    __syncthreads();
+    if (m >= M) return;
+    int32_t id = ids[m];
+    int earlier = m - first < 0 ? 0 : m - first < count ? (int)(m - first) : count; /* of those, the ones in front of m */
+#pragma unroll 8
+    for (int k = 0; k < count; k++) before += others[k] < id || (others[k] == id && k < earlier);
+    atomicAdd(&places[m], before);
+}
+
+static __global__ void put_in_order(const int32_t *ids, const int32_t *places, int64_t M, int32_t *sorted_ids,
+                                    int32_t *sorted_rows)
+{
+    int64_t m = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (m >= M) return;
+    sorted_ids[places[m]] = ids[m];
+    sorted_rows[places[m]] = (int32_t)m;
 }
 
 /* table[ids[k]] += Σ dy[rows[k]] over a run of equal ids; negative ids add nothing. */
@@ -69,20 +88,17 @@ static __global__ void add_runs(const int32_t *ids, const int32_t *rows, const Y
     }
 }
 
-/* What sorting M ids takes: ids and row numbers, before and after, and the library's own memory. */
 static aim_status add_by_id(struct backend *be, const struct tensor *ids, const struct tensor *dy, struct tensor *table)
 {
     int64_t M = tensor_count(ids), d = tensor_cols(dy);
-    size_t list = ((size_t)M * sizeof(int32_t) + 255) / 256 * 256, own = 0;
+    unsigned blocks = (unsigned)divide_up(M, THREADS);
     cudaStream_t stream = cuda_of(be)->stream;
-    int32_t *none = NULL;
-    CUDA_TRY(be, cub::DeviceRadixSort::SortPairs(NULL, own, none, none, none, none, M, 0, 32, stream));
-    char *scratch = (char *)cuda_scratch(be, 3 * list + own);
-    if (!scratch) return AIM_ERR_MEMORY;
-    int32_t *rows = (int32_t *)scratch, *sorted_ids = (int32_t *)(scratch + list), *sorted_rows = (int32_t *)(scratch + 2 * list);
-    number<<<(unsigned)divide_up(M, THREADS), THREADS, 0, stream>>>(rows, M);
-    CUDA_TRY(be, cub::DeviceRadixSort::SortPairs(scratch + 3 * list, own, (const int32_t *)i32(ids), sorted_ids,
-                                                 (const int32_t *)rows, sorted_rows, M, 0, 32, stream));
+    int32_t *places = (int32_t *)cuda_scratch(be, 3 * (size_t)M * sizeof(int32_t));
+    if (!places) return AIM_ERR_MEMORY;
+    int32_t *sorted_ids = places + M, *sorted_rows = sorted_ids + M;
+    CUDA_TRY(be, cudaMemsetAsync(places, 0, (size_t)M * sizeof(int32_t), stream));
+    count_before<<<dim3(blocks, (unsigned)divide_up(M, SPAN)), THREADS, 0, stream>>>(i32(ids), M, places);
+    put_in_order<<<blocks, THREADS, 0, stream>>>(i32(ids), places, M, sorted_ids, sorted_rows);
     by_type(dy, [&](auto zero) {
         using Y = decltype(zero);
         by_width<4>(d % 4 == 0 && aligned(dy) && aligned(table), [&](auto w) {

@@ -37,7 +37,8 @@ struct residual {
     float eps;
 };
 
-template <int V, typename H, typename Y> static __global__ void __launch_bounds__(MOST_THREADS) residual_forward(struct residual a, const H *h, Y *y)
+template <int V, typename H, typename Y>
+static __global__ void __launch_bounds__(MOST_THREADS) residual_forward(struct residual a, const H *h, Y *y)
 {
     __shared__ float shared[1][WARP];
     int64_t row = blockIdx.x, b = row / a.T, d = a.d;
@@ -81,10 +82,12 @@ aim_status cuda_residual_rms_norm_modulate(struct backend *be, const struct tens
                                            float eps, struct tensor *r_out, struct tensor *y)
 {
     int64_t B = r->shape[0], T = r->shape[1], d = r->shape[2], mod_width = mod ? tensor_cols(mod) : 0;
-    struct residual a = {T, d, mod_width, f32(r), data_of<float>(gates), f32(w), data_of<float>(mod), data_of<float>(r_out), eps};
+    struct residual a = {T,  d, mod_width, f32(r), data_of<float>(gates), f32(w), data_of<float>(mod), data_of<float>(r_out),
+                         eps};
     if (a.r_out == a.r && !h) a.r_out = NULL; /* it is there already */
     bool wide = d % 4 == 0 && mod_width % 4 == 0 && aligned(r) && aligned(h) && aligned(gates) && aligned(w) && aligned(mod) &&
-                aligned(r_out) && aligned(y), fits = true;
+                aligned(r_out) && aligned(y),
+         fits = true;
     by_type(h ? h : r, [&](auto h_zero) {
         using H = decltype(h_zero);
         by_type(y, [&](auto y_zero) {
@@ -113,7 +116,8 @@ struct residual_gradient {
 
 /* A block takes CHUNK_ROWS rows of a picture; with q = dy ⊙ (1 + scale) ⊙ w: dr' = rstd (q - x̂ mean(x̂ ⊙ q)) + dsum */
 template <int V, typename H, typename Y>
-static __global__ void __launch_bounds__(MOST_THREADS) residual_backward(struct residual_gradient a, const H *h, const Y *dy, H *dh)
+static __global__ void __launch_bounds__(MOST_THREADS)
+    residual_backward(struct residual_gradient a, const H *h, const Y *dy, H *dh)
 {
     __shared__ float shared[2][WARP];
     int64_t b = blockIdx.y, d = a.d, first = (int64_t)blockIdx.x * CHUNK_ROWS;
@@ -205,10 +209,20 @@ aim_status cuda_residual_rms_norm_modulate_backward(struct backend *be, const st
     int64_t chunks = divide_up(T, CHUNK_ROWS);
     float *partial = (float *)cuda_scratch(be, (size_t)(B * chunks * 4 * d) * sizeof(float));
     if (!partial) return AIM_ERR_MEMORY;
-    struct residual_gradient a = {T,       d, mod_width, f32(r_out), data_of<float>(gates), f32(w), data_of<float>(mod),
-                                  data_of<float>(dr_out), data_of<float>(dr), partial, eps};
+    struct residual_gradient a = {T,
+                                  d,
+                                  mod_width,
+                                  f32(r_out),
+                                  data_of<float>(gates),
+                                  f32(w),
+                                  data_of<float>(mod),
+                                  data_of<float>(dr_out),
+                                  data_of<float>(dr),
+                                  partial,
+                                  eps};
     bool wide = d % 4 == 0 && mod_width % 4 == 0 && aligned(r_out) && aligned(h) && aligned(gates) && aligned(w) &&
-                aligned(mod) && aligned(dr_out) && aligned(dy) && aligned(dr) && aligned(dh), fits = true;
+                aligned(mod) && aligned(dr_out) && aligned(dy) && aligned(dr) && aligned(dh),
+         fits = true;
     by_type(h ? h : r_out, [&](auto h_zero) {
         using H = decltype(h_zero);
         by_type(dy ? dy : r_out, [&](auto y_zero) {
@@ -233,7 +247,8 @@ aim_status cuda_residual_rms_norm_modulate_backward(struct backend *be, const st
 /* ------------------------------------------------------------------------------------------------------- gated */
 
 template <int V, typename T>
-static __global__ void __launch_bounds__(MOST_THREADS) gated_forward(const T *y, const T *zxbcdt, int64_t W, const float *w, int64_t E, float eps, T *o)
+static __global__ void __launch_bounds__(MOST_THREADS)
+    gated_forward(const T *y, const T *zxbcdt, int64_t W, const float *w, int64_t E, float eps, T *o)
 {
     __shared__ float shared[1][WARP];
     int64_t row = blockIdx.x;
@@ -288,7 +303,8 @@ struct gated_gradient {
 
 /* With v = y silu(z): dv = rstd (w do - v̂ mean(v̂ w do)); dy += dv silu(z); dz += dv y silu'(z); dw += Σ do v̂ */
 template <int V, typename T>
-static __global__ void __launch_bounds__(MOST_THREADS) gated_backward(struct gated_gradient a, const T *y, const T *zxbcdt, const T *dout, T *dy, T *dzxbcdt)
+static __global__ void __launch_bounds__(MOST_THREADS)
+    gated_backward(struct gated_gradient a, const T *y, const T *zxbcdt, const T *dout, T *dy, T *dzxbcdt)
 {
     __shared__ float shared[2][WARP];
     int64_t first = (int64_t)blockIdx.x * CHUNK_ROWS, end = first + CHUNK_ROWS < a.M ? first + CHUNK_ROWS : a.M;
@@ -340,7 +356,8 @@ aim_status cuda_gated_rms_norm_backward(struct backend *be, const struct tensor 
     if (!partial) return AIM_ERR_MEMORY;
     struct gated_gradient a = {M, E, W, f32(w), partial, eps};
     bool wide = E % 8 == 0 && W % 8 == 0 && aligned(y) && aligned(zxbcdt) && aligned(w) && aligned(do_) && aligned(dy) &&
-                aligned(dzxbcdt), fits = true;
+                aligned(dzxbcdt),
+         fits = true;
     by_type(y, [&](auto zero) {
         using T = decltype(zero);
         by_width<8>(wide, [&](auto width_of) {

@@ -66,9 +66,10 @@ aim_status ssd_products(struct backend *be, const struct ssd_shape *n, const str
 {
     size_t size = tensor_type_size(xbc->type);
     const char *b = (const char *)xbc->data + (size_t)n->E * size, *c = b + (size_t)n->S * size;
-    struct cuda_operand rows = {transposed ? b : c, n->C, n->T * n->C, false}, columns = {transposed ? c : b, n->C, n->T * n->C, true};
-    struct cuda_product p = {xbc->type, T_F32,   n->T,     n->T,      n->S,                  n->B,
-                             rows,      columns, products, n->padded, n->padded * n->padded, false};
+    struct cuda_operand rows = {transposed ? b : c, n->C, n->T * n->C, false},
+                        columns = {transposed ? c : b, n->C, n->T * n->C, true};
+    struct cuda_product p = {
+        xbc->type, T_F32, n->T, n->T, n->S, n->B, rows, columns, products, n->padded, n->padded * n->padded, false};
     return cuda_multiply(be, &p);
 }
 

@@ -6,8 +6,8 @@
  *     ddA_t = Σ_{l>=t, s<t} W_ls, summed directly: no difference of large sums
  *
  * A tile of pairs (tile i of l, tile j of s) leaves, per head, what ddA needs: for i > j the sums of W over each row and over
- * each column; for i = j, the sums over pairs that cross t. A second kernel adds them up (cross_sums). Heads are dealt out in groups;
- * everything is added up in a fixed order.
+ * each column; for i = j, the sums over pairs that cross t. A second kernel adds them up (cross_sums). Heads are dealt out in
+ * groups; everything is added up in a fixed order.
  */
 #include "cuda/dense.cuh"
 #include "cuda/ssd.cuh"
@@ -132,8 +132,7 @@ static __device__ inline void column_sums(const float (&w)[8][4], float (*shared
         }
     __syncthreads();
     if (threadIdx.x < TILE)
-        out[threadIdx.x] =
-            shared[0][threadIdx.x] + shared[1][threadIdx.x] + shared[2][threadIdx.x] + shared[3][threadIdx.x];
+        out[threadIdx.x] = shared[0][threadIdx.x] + shared[1][threadIdx.x] + shared[2][threadIdx.x] + shared[3][threadIdx.x];
 }
 
 /* Each W_lt becomes Σ_{s<t} W_ls where t <= l, else 0; `row` is the row of the fragment's first half within the tile. */
@@ -399,7 +398,8 @@ static char *lay_out(char *at, struct backward *a, enum tensor_type type)
 static void deal_heads(const struct backend *be, struct backward *a)
 {
     const struct ssd_shape *n = &a->n;
-    int64_t blocks = n->tiles * (n->tiles + 1) / 2 * n->B, wanted = 6 * (int64_t)((const struct cuda *)be->state)->multiprocessors;
+    int64_t blocks = n->tiles * (n->tiles + 1) / 2 * n->B,
+            wanted = 6 * (int64_t)((const struct cuda *)be->state)->multiprocessors;
     int64_t groups = divide_up(wanted, blocks);
     if (groups > n->H) groups = n->H;
     a->per_group = divide_up(n->H, groups);
@@ -445,8 +445,10 @@ static aim_status backward_products(struct backend *be, const struct backward *a
     const char *b = (const char *)xbc->data + (size_t)n->E * size, *c = b + (size_t)n->S * size;
     char *db = (char *)dxbc->data + (size_t)n->E * size, *dc = db + (size_t)n->S * size;
     struct cuda_operand straight = {a->dproducts, n->padded, square, false}, turned = {a->dproducts, n->padded, square, true};
-    struct cuda_product to_c = {xbc->type, dxbc->type, n->T, n->S, n->T, n->B, straight, {b, n->C, picture, false}, dc, n->C, picture, true};
-    struct cuda_product to_b = {xbc->type, dxbc->type, n->T, n->S, n->T, n->B, turned, {c, n->C, picture, false}, db, n->C, picture, true};
+    struct cuda_product to_c = {xbc->type, dxbc->type, n->T,    n->S, n->T, n->B, straight, {b, n->C, picture, false},
+                                dc,        n->C,       picture, true};
+    struct cuda_product to_b = {xbc->type, dxbc->type, n->T,    n->S, n->T, n->B, turned, {c, n->C, picture, false},
+                                db,        n->C,       picture, true};
     TRY(cuda_multiply(be, &to_c));
     return cuda_multiply(be, &to_b);
 }
@@ -470,8 +472,8 @@ aim_status cuda_ssd_backward(struct backend *be, const struct tensor *xbc, const
     TRY(tiled ? backward_tiles(be, &a, xbc, dy, dxbc) : backward_rows(be, &a, xbc, dy, dxbc));
     by_type(zxbcdt, [&](auto zero) {
         using T = decltype(zero);
-        finish_steps<T><<<dim3((unsigned)a.n.H, (unsigned)a.n.B), TILE_THREADS, 0, cuda_of(be)->stream>>>(
-            a, data_of<T>(zxbcdt), data_of<T>(dzxbcdt));
+        finish_steps<T><<<dim3((unsigned)a.n.H, (unsigned)a.n.B), TILE_THREADS, 0, cuda_of(be)->stream>>>(a, data_of<T>(zxbcdt),
+                                                                                                          data_of<T>(dzxbcdt));
     });
     TRY(cuda_launched(be, "ssd_backward"));
     struct tensor *parameters[] = {dA_log, ddt_bias, dD};
