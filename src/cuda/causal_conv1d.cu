@@ -34,8 +34,8 @@ static __device__ inline void load_past(const T *x, int64_t W, int64_t t, pack<V
 
 /* x: position 0 of the picture's first channel */
 template <int V, typename T>
-static __global__ void convolve(const T *zxbcdt, int64_t length, int64_t E, int64_t W, const float *w, const float *bias,
-                                int64_t C, T *y)
+static __global__ void convolve(const T *__restrict__ zxbcdt, int64_t length, int64_t E, int64_t W, const float *__restrict__ w,
+                                const float *__restrict__ bias, int64_t C, T *__restrict__ y)
 {
     int64_t c = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * V, b = blockIdx.z, first = (int64_t)blockIdx.y * FORWARD_ROWS;
     int64_t end = first + FORWARD_ROWS < length ? first + FORWARD_ROWS : length;
@@ -82,8 +82,9 @@ aim_status cuda_causal_conv1d_silu(struct backend *be, const struct tensor *zxbc
  * sums for w (C,4), then for bias (C).
  */
 template <int V, typename T>
-static __global__ void convolve_backward(const T *zxbcdt, int64_t length, int64_t E, int64_t W, const float *w,
-                                         const float *bias, int64_t C, const T *dy, T *dzxbcdt, float *partial)
+static __global__ void convolve_backward(const T *__restrict__ zxbcdt, int64_t length, int64_t E, int64_t W,
+                                         const float *__restrict__ w, const float *__restrict__ bias, int64_t C,
+                                         const T *__restrict__ dy, T *__restrict__ dzxbcdt, float *__restrict__ partial)
 {
     int64_t c = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * V, b = blockIdx.z, first = (int64_t)blockIdx.y * BACKWARD_ROWS;
     int64_t end = first + BACKWARD_ROWS < length ? first + BACKWARD_ROWS : length;

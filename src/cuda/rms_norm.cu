@@ -9,7 +9,7 @@ enum { MOST_THREADS = 512, CHUNK_ROWS = 16 /* that a block of the backward sums 
 /* Vectors of a row that one thread holds. */
 template <int V> static constexpr int held()
 {
-    return V == 1 ? 8 : 2;
+    return V == 1 ? 8 : V == 4 ? 2 : 1;
 }
 
 /* Threads for rows of n values; 0 when the rows are too long. */
@@ -57,7 +57,6 @@ static __global__ void __launch_bounds__(MOST_THREADS) residual_forward(struct r
 #pragma unroll
             for (int j = 0; j < V; j++) x[k].v[j] += added.v[j];
         }
-        if (a.r_out) store<V>(a.r_out + row * d + i, x[k]);
 #pragma unroll
         for (int j = 0; j < V; j++) squares[0] += x[k].v[j] * x[k].v[j];
     }
@@ -65,6 +64,7 @@ static __global__ void __launch_bounds__(MOST_THREADS) residual_forward(struct r
     float rstd = 1.0f / sqrtf(squares[0] / (float)d + a.eps);
     FOR_HELD(V, d)
     {
+        if (a.r_out) store<V>(a.r_out + row * d + i, x[k]);
         pack<V> w = load<V>(a.w + i);
 #pragma unroll
         for (int j = 0; j < V; j++) x[k].v[j] *= rstd * w.v[j];
@@ -136,46 +136,40 @@ static __global__ void __launch_bounds__(MOST_THREADS)
     }
     for (int64_t t = first; t < end; t++) {
         int64_t row = b * a.T + t;
-        pack<V> x[held<V>()], up[held<V>()];
+        pack<V> x[held<V>()], up[held<V>()], sum[held<V>()], added[held<V>()];
         float sums[2] = {0, 0}; /* Σ x², Σ x q */
-        if (dy) {
-            FOR_HELD(V, d)
-            {
-                x[k] = load<V>(a.x + row * d + i);
-                up[k] = load<V>(dy + row * d + i);
+        FOR_HELD(V, d)          /* all loads of the row on their way at once */
+        {
+            sum[k] = a.dsum ? load<V>(a.dsum + row * d + i) : zeros<V>();
+            added[k] = h ? load<V>(h + row * d + i) : zeros<V>();
+            x[k] = load<V>(a.x + row * d + i);
+            up[k] = dy ? load<V>(dy + row * d + i) : zeros<V>();
 #pragma unroll
-                for (int j = 0; j < V; j++) {
-                    sums[0] += x[k].v[j] * x[k].v[j];
-                    sums[1] += x[k].v[j] * up[k].v[j] * along[k].v[j];
-                }
+            for (int j = 0; j < V; j++) {
+                sums[0] += x[k].v[j] * x[k].v[j];
+                sums[1] += x[k].v[j] * up[k].v[j] * along[k].v[j];
             }
-            block_sum(sums, shared);
         }
+        block_sum(sums, shared);
         float rstd = 1.0f / sqrtf(sums[0] / (float)d + a.eps), mean = sums[1] / (float)d * rstd;
         FOR_HELD(V, d)
         {
-            pack<V> sum = a.dsum ? load<V>(a.dsum + row * d + i) : zeros<V>();
-            if (dy) {
 #pragma unroll
-                for (int j = 0; j < V; j++) {
-                    float unit = x[k].v[j] * rstd;
-                    sum.v[j] += rstd * (up[k].v[j] * along[k].v[j] - unit * mean);
-                    shift[k].v[j] += up[k].v[j];
-                    units[k].v[j] += up[k].v[j] * unit;
-                }
+            for (int j = 0; j < V; j++) {
+                float unit = x[k].v[j] * rstd;
+                sum[k].v[j] += rstd * (up[k].v[j] * along[k].v[j] - unit * mean);
+                shift[k].v[j] += up[k].v[j];
+                units[k].v[j] += up[k].v[j] * unit;
+                gated[k].v[j] += sum[k].v[j] * added[k].v[j];
             }
-            if (a.dr) store_add<V>(a.dr + row * d + i, sum);
-            if (!h) continue;
-            pack<V> added = load<V>(h + row * d + i);
-#pragma unroll
-            for (int j = 0; j < V; j++) gated[k].v[j] += sum.v[j] * added.v[j];
+            if (a.dr) store_add<V>(a.dr + row * d + i, sum[k]);
             if (!dh) continue;
             if (a.gates) {
                 pack<V> gate = load<V>(a.gates + b * 3 * d + 2 * d + i);
 #pragma unroll
-                for (int j = 0; j < V; j++) sum.v[j] *= gate.v[j];
+                for (int j = 0; j < V; j++) sum[k].v[j] *= gate.v[j];
             }
-            store_add<V>(dh + row * d + i, sum);
+            store_add<V>(dh + row * d + i, sum[k]);
         }
     }
     float *partial = a.partial + (b * gridDim.x + blockIdx.x) * 4 * d;
@@ -312,10 +306,12 @@ static __global__ void __launch_bounds__(MOST_THREADS)
 #pragma unroll
     for (int k = 0; k < held<V>(); k++) weights[k] = zeros<V>();
     for (int64_t row = first; row < end; row++) {
-        pack<V> value_y[held<V>()], z[held<V>()], up[held<V>()];
+        pack<V> value_y[held<V>()], z[held<V>()], up[held<V>()], to_y[held<V>()], to_z[held<V>()];
         float sums[2] = {0, 0}; /* Σ v², Σ v w do */
-        FOR_HELD(V, a.E)
+        FOR_HELD(V, a.E)        /* all loads of the row on their way at once */
         {
+            to_y[k] = dy ? load<V>(dy + row * a.E + i) : zeros<V>();
+            to_z[k] = dzxbcdt ? load<V>(dzxbcdt + row * a.W + i) : zeros<V>();
             value_y[k] = load<V>(y + row * a.E + i);
             z[k] = load<V>(zxbcdt + row * a.W + i);
             up[k] = load<V>(dout + row * a.E + i);
@@ -331,17 +327,17 @@ static __global__ void __launch_bounds__(MOST_THREADS)
         float rstd = 1.0f / sqrtf(sums[0] / (float)a.E + a.eps), mean = sums[1] / (float)a.E * rstd;
         FOR_HELD(V, a.E)
         {
-            pack<V> w = load<V>(a.w + i), to_y, to_z;
+            pack<V> w = load<V>(a.w + i);
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 float s = sigmoid(z[k].v[j]), gate = z[k].v[j] * s, unit = value_y[k].v[j] * gate * rstd;
                 float dv = rstd * (w.v[j] * up[k].v[j] - unit * mean);
                 weights[k].v[j] += up[k].v[j] * unit;
-                to_y.v[j] = dv * gate;
-                to_z.v[j] = dv * value_y[k].v[j] * s * (1.0f + z[k].v[j] * (1.0f - s));
+                to_y[k].v[j] += dv * gate;
+                to_z[k].v[j] += dv * value_y[k].v[j] * s * (1.0f + z[k].v[j] * (1.0f - s));
             }
-            if (dy) store_add<V>(dy + row * a.E + i, to_y);
-            if (dzxbcdt) store_add<V>(dzxbcdt + row * a.W + i, to_z);
+            if (dy) store<V>(dy + row * a.E + i, to_y[k]);
+            if (dzxbcdt) store<V>(dzxbcdt + row * a.W + i, to_z[k]);
         }
     }
     FOR_HELD(V, a.E) store<V>(a.partial + (int64_t)blockIdx.x * a.E + i, weights[k]);

@@ -1,9 +1,9 @@
 /* Sums over rows in two stages, in a fixed order: the same bits every time. */
 #include "cuda/values.cuh"
 
-enum { COLUMNS = 32, LANES = 16, CHUNK_ROWS = 64 };
+enum { COLUMNS = 32, LANES = 32, CHUNK_ROWS = 64 };
 
-/* A block sums 32 columns; each of its 16 lanes every 16th row. */
+/* A block sums 32 columns; each of its 32 lanes every 32nd row. */
 static __global__ void sum_rows(const float *partial, int64_t rows, int64_t cols, int64_t ld, float *out, int64_t out_stride)
 {
     __shared__ float sums[LANES][COLUMNS];
@@ -11,7 +11,7 @@ static __global__ void sum_rows(const float *partial, int64_t rows, int64_t cols
     const float *from = partial + (int64_t)blockIdx.y * rows * ld + column;
     float sum = 0;
     if (column < cols) {
-#pragma unroll 4
+#pragma unroll 8
         for (int64_t r = threadIdx.y; r < rows; r += LANES) sum += from[r * ld];
     }
     sums[threadIdx.y][threadIdx.x] = sum;
