@@ -79,12 +79,13 @@ aim_status ssd_products(struct backend *be, const struct ssd_shape *n, const str
 static __global__ void __launch_bounds__(TILE_THREADS)
     forward_tiles(struct ssd_shape n, struct ssd_steps steps, const float *products, const bf16 *xbc, const float *D, bf16 *y)
 {
-    __shared__ alignas(16) bf16 shared[TILE][TILE_LD];
+    __shared__ alignas(16) bf16 stages[2][TILE][TILE_LD];
     int64_t tile = blockIdx.x, h = blockIdx.y, b = blockIdx.z, head = (b * n.H + h) * n.padded;
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
     float acc[8][4];
-    ssd_mix<false>(products + b * n.padded * n.padded, steps.cs + head, steps.delta + head, xbc + b * n.T * n.C + h * HEADDIM,
-                   n.C, (int)n.T, (int)n.padded, (int)tile, shared, acc);
+    int last = ssd_mix<false>(products + b * n.padded * n.padded, steps.cs + head, steps.delta + head,
+                              xbc + b * n.T * n.C + h * HEADDIM, n.C, (int)n.T, (int)n.padded, (int)tile, stages, acc);
+    bf16(*shared)[TILE_LD] = stages[last];
     __syncthreads(); /* the tile's own x is still there, and each warp now puts its own rows of y in its place */
     float direct = D[h];
 #pragma unroll

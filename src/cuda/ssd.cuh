@@ -69,23 +69,33 @@ static __device__ inline void ssd_tile_start(bf16 (*shared)[TILE_LD], const bf16
  * acc = a tile of rows of weight · values, for one head; 4 warps of 16 rows each.
  * Forward: row l, Σ_{s<=l} products[l][s] exp(cs_l - cs_s) Δ_s values[s]; backward: row s,
  * Σ_{s<=l<T} products[s][l] exp(cs_l - cs_s) values[l], products transposed. Of one picture and head: products, cs, delta,
- * values (rows `ld` apart). After the forward, `shared` holds the values of the tile's own rows.
+ * values (rows `ld` apart). Two stages of shared memory take the values in turns; the result is the number of the one used
+ * last: after the forward, it holds the values of the tile's own rows.
  */
 template <bool BACKWARD>
-static __device__ inline void ssd_mix(const float *products, const float2 *cs, const float *delta, const bf16 *values,
-                                      int64_t ld, int length, int padded, int tile, bf16 (*shared)[TILE_LD], float (&acc)[8][4])
+static __device__ inline int ssd_mix(const float *products, const float2 *cs, const float *delta, const bf16 *values,
+                                     int64_t ld, int length, int padded, int tile, bf16 (*stages)[TILE][TILE_LD],
+                                     float (&acc)[8][4])
 {
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4, stage = 0;
     int row = tile * TILE + warp * 16 + g, from = BACKWARD ? tile : 0, end = BACKWARD ? padded / TILE : tile + 1;
     const float2 own[2] = {cs[row], cs[row + 8]};
 #pragma unroll
     for (int n = 0; n < 8; n++) acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0;
-    for (int other = from; other < end; other++) {
-        __syncthreads(); /* everyone is done with the last tile */
-        ssd_tile_start(shared, values + (int64_t)other * TILE * ld, ld, length - other * TILE);
-        copy_commit();
-        copy_wait<0>();
+    ssd_tile_start(stages[0], values + (int64_t)from * TILE * ld, ld, length - from * TILE);
+    copy_commit();
+    for (int other = from; other < end; other++, stage ^= 1) {
+        if (other > from) __syncthreads(); /* everyone is done with the tile before */
+        if (other + 1 < end) {
+            int next = other + 1;
+            ssd_tile_start(stages[stage ^ 1], values + (int64_t)next * TILE * ld, ld, length - next * TILE);
+            copy_commit();
+            copy_wait<1>();
+        } else {
+            copy_wait<0>();
+        }
         __syncthreads();
+        const bf16(*shared)[TILE_LD] = stages[stage];
 #pragma unroll
         for (int step = 0; step < TILE / 16; step++) {
             if (other == tile && (BACKWARD ? step < warp : step > warp)) continue; /* all of it beyond the diagonal */
@@ -121,6 +131,7 @@ static __device__ inline void ssd_mix(const float *products, const float2 *cs, c
             }
         }
     }
+    return stage ^ 1;
 }
 
 /* The same row by row, for any type and alignment: 64 threads, one value each. `shared` has room for SSD_CHUNK weights. */

@@ -30,14 +30,14 @@ struct backward {
 /* du by tiles; then dx += Δ du + D dY, and each position's du·x and dY·x. */
 static __global__ void __launch_bounds__(TILE_THREADS) du_tiles(struct backward a, const bf16 *xbc, const bf16 *dy, bf16 *dxbc)
 {
-    __shared__ alignas(16) bf16 shared[TILE][TILE_LD];
+    __shared__ alignas(16) bf16 stages[2][TILE][TILE_LD];
     const struct ssd_shape &n = a.n;
     int64_t tile = blockIdx.x, h = blockIdx.y, b = blockIdx.z, head = (b * n.H + h) * n.padded;
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
     const bf16 *up = dy + b * n.T * n.E + h * HEADDIM;
     float acc[8][4], D = a.D[h];
     ssd_mix<true>(a.turned + b * n.padded * n.padded, a.steps.cs + head, a.steps.delta + head, up, n.E, (int)n.T, (int)n.padded,
-                  (int)tile, shared, acc);
+                  (int)tile, stages, acc);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         int64_t s = tile * TILE + warp * 16 + r * 8 + g;
