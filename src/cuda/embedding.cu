@@ -1,0 +1,117 @@
+/* Rows of tables, and their gradient. */
+#include "cuda/values.cuh"
+
+enum { THREADS = 128, SPAN = 1024 /* ids that a block of the sort compares its own with */ };
+
+/* y[m] = tokens[ids[m]] + positions[pos[m]]; a block a row */
+template <int V, typename Token, typename Y>
+static __global__ void gather(const Token *tokens, const float *positions, const int32_t *ids, const int32_t *pos, int64_t d,
+                              Y *y)
+{
+    int64_t m = blockIdx.x;
+    const Token *token = tokens + ids[m] * d;
+    const float *position = positions && pos[m] >= 0 ? positions + pos[m] * d : NULL;
+    for (int64_t i = (int64_t)threadIdx.x * V; i < d; i += THREADS * V) {
+        pack<V> sum = load<V>(token + i), offset = position ? load<V>(position + i) : zeros<V>();
+#pragma unroll
+        for (int k = 0; k < V; k++) sum.v[k] += offset.v[k];
+        store<V>(y + m * d + i, sum);
+    }
+}
+
+aim_status cuda_embedding(struct backend *be, const struct tensor *tokens, const struct tensor *positions,
+                          const struct tensor *ids, const struct tensor *pos, struct tensor *y)
+{
+    int64_t M = tensor_count(ids), d = tensor_cols(tokens);
+    by_type(tokens, [&](auto token_zero) {
+        using Token = decltype(token_zero);
+        by_type(y, [&](auto y_zero) {
+            using Y = decltype(y_zero);
+            by_width<8>(d % 8 == 0 && aligned(tokens) && aligned(positions) && aligned(y), [&](auto w) {
+                constexpr int V = decltype(w)::value;
+                gather<V, Token, Y><<<(unsigned)M, THREADS, 0, cuda_of(be)->stream>>>(
+                    data_of<Token>(tokens), data_of<float>(positions), i32(ids), data_of<int32_t>(pos), d, data_of<Y>(y));
+            });
+        });
+    });
+    return cuda_launched(be, "embedding");
+}
+
+/* ----------------------------------------------------------------------------------------------------- backward
+ *
+ * Rows of dy that meet in one row of the table must add up in a fixed order: the numbers of the rows are sorted by their
+ * ids, stably, and the block at the head of a run of equal ids adds up the run. A row's place in the order is the number
+ * of those before it, counted by comparing all with all: a few ten thousand short comparisons a row. */
+
+/* places[m] += the rows before m among SPAN of them; whole numbers, so the order of the additions is all one. */
+static __global__ void count_before(const int32_t *ids, int64_t M, int32_t *places)
+{
+    __shared__ int32_t others[SPAN];
+    int64_t m = (int64_t)blockIdx.x * THREADS + threadIdx.x, first = (int64_t)blockIdx.y * SPAN;
+    int count = (int)(M - first < SPAN ? M - first : SPAN), before = 0;
+    for (int k = threadIdx.x; k < count; k += THREADS) others[k] = ids[first + k];
+    __syncthreads();
+    if (m >= M) return;
+    int32_t id = ids[m];
+    int earlier = m - first < 0 ? 0 : m - first < count ? (int)(m - first) : count; /* of those, the ones in front of m */
+#pragma unroll 8
+    for (int k = 0; k < count; k++) before += others[k] < id || (others[k] == id && k < earlier);
+    atomicAdd(&places[m], before);
+}
+
+static __global__ void put_in_order(const int32_t *ids, const int32_t *places, int64_t M, int32_t *sorted_ids,
+                                    int32_t *sorted_rows)
+{
+    int64_t m = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (m >= M) return;
+    sorted_ids[places[m]] = ids[m];
+    sorted_rows[places[m]] = (int32_t)m;
+}
+
+/* table[ids[k]] += Σ dy[rows[k]] over a run of equal ids; negative ids add nothing. */
+template <int V, typename Y>
+static __global__ void add_runs(const int32_t *ids, const int32_t *rows, const Y *dy, int64_t M, int64_t d, float *table)
+{
+    int64_t first = blockIdx.x, end = first + 1;
+    int32_t id = ids[first];
+    if (id < 0 || (first > 0 && ids[first - 1] == id)) return;
+    while (end < M && ids[end] == id) end++;
+    for (int64_t i = (int64_t)threadIdx.x * V; i < d; i += THREADS * V) {
+        pack<V> sum = zeros<V>();
+#pragma unroll 4
+        for (int64_t k = first; k < end; k++) {
+            pack<V> up = load<V>(dy + rows[k] * d + i);
+#pragma unroll
+            for (int j = 0; j < V; j++) sum.v[j] += up.v[j];
+        }
+        store_add<V>(table + id * d + i, sum);
+    }
+}
+
+static aim_status add_by_id(struct backend *be, const struct tensor *ids, const struct tensor *dy, struct tensor *table)
+{
+    int64_t M = tensor_count(ids), d = tensor_cols(dy);
+    unsigned blocks = (unsigned)divide_up(M, THREADS);
+    cudaStream_t stream = cuda_of(be)->stream;
+    int32_t *places = (int32_t *)cuda_scratch(be, 3 * (size_t)M * sizeof(int32_t));
+    if (!places) return AIM_ERR_MEMORY;
+    int32_t *sorted_ids = places + M, *sorted_rows = sorted_ids + M;
+    CUDA_TRY(be, cudaMemsetAsync(places, 0, (size_t)M * sizeof(int32_t), stream));
+    count_before<<<dim3(blocks, (unsigned)divide_up(M, SPAN)), THREADS, 0, stream>>>(i32(ids), M, places);
+    put_in_order<<<blocks, THREADS, 0, stream>>>(i32(ids), places, M, sorted_ids, sorted_rows);
+    by_type(dy, [&](auto zero) {
+        using Y = decltype(zero);
+        by_width<4>(d % 4 == 0 && aligned(dy) && aligned(table), [&](auto w) {
+            constexpr int V = decltype(w)::value;
+            add_runs<V, Y><<<(unsigned)M, THREADS, 0, stream>>>(sorted_ids, sorted_rows, data_of<Y>(dy), M, d, f32(table));
+        });
+    });
+    return cuda_launched(be, "embedding_backward");
+}
+
+aim_status cuda_embedding_backward(struct backend *be, const struct tensor *ids, const struct tensor *pos,
+                                   const struct tensor *dy, struct tensor *dtokens, struct tensor *dpositions)
+{
+    if (dtokens) TRY(add_by_id(be, ids, dy, dtokens));
+    return dpositions ? add_by_id(be, pos, dy, dpositions) : AIM_OK;
+}

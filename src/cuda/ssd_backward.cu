@@ -1,0 +1,484 @@
+/*
+ * Backward of ssd (spec C6 with one chunk; the formulas also stand in cpu/kernels/ssd_backward.c). With G_ls = dY_l·u_s,
+ * L_ls = exp(cs_l - cs_s), M = CB ⊙ L, W = G ⊙ M:
+ *
+ *     du_s  = Σ_l M_ls dY_l;   dCB = Σ_heads G ⊙ L;   dC_l = Σ_s dCB_ls B_s;   dB_s = Σ_l dCB_ls C_l
+ *     ddA_t = Σ_{l>=t, s<t} W_ls, summed directly: no difference of large sums
+ *
+ * A tile of pairs (tile i of l, tile j of s) leaves, per head, what ddA needs: for i > j the sums of W over each row and over
+ * each column; for i = j, the sums over pairs that cross t. A second kernel adds them up (cross_sums). Heads are dealt out in
+ * groups; everything is added up in a fixed order.
+ */
+#include "cuda/dense.cuh"
+#include "cuda/ssd.cuh"
+
+struct backward {
+    struct ssd_shape n;
+    struct ssd_steps steps;
+    const float *A_log, *dt_bias, *D;
+    int64_t groups, per_group; /* of heads */
+    float *products, *turned;  /* C·B (B,padded,padded), and transposed */
+    float *pairs;              /* (groups,B,padded,padded): Σ_heads G ⊙ L; lower tiles only */
+    void *dproducts;           /* (B,padded,padded), in the type of the activations: dCB, zeros above the diagonal */
+    float *rows, *columns;     /* (B,H,tiles,padded): [j][l] and [i][s]; on the diagonal, columns holds the crossing sums */
+    float *ddA, *along, *dD;   /* (B,H,padded): ddA; du·x; dY·x */
+    float *parameters;         /* (3,B,H): sums over positions for A_log, dt_bias, D */
+};
+
+/* ------------------------------------------------------------------------------------------- du: x, and its sums */
+
+/* du by tiles; then dx += Δ du + D dY, and each position's du·x and dY·x. */
+static __global__ void __launch_bounds__(TILE_THREADS) du_tiles(struct backward a, const bf16 *xbc, const bf16 *dy, bf16 *dxbc)
+{
+    __shared__ alignas(16) bf16 stages[2][TILE][TILE_LD];
+    const struct ssd_shape &n = a.n;
+    int64_t tile = blockIdx.x, h = blockIdx.y, b = blockIdx.z, head = (b * n.H + h) * n.padded;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
+    const bf16 *up = dy + b * n.T * n.E + h * HEADDIM;
+    float acc[8][4], D = a.D[h];
+    ssd_mix<true>(a.turned + b * n.padded * n.padded, a.steps.cs + head, a.steps.delta + head, up, n.E, (int)n.T, (int)n.padded,
+                  (int)tile, stages, acc);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int64_t s = tile * TILE + warp * 16 + r * 8 + g;
+        float delta = a.steps.delta[head + s], along = 0, dD = 0;
+        if (s < n.T) {
+            int64_t at = (b * n.T + s) * n.C + h * HEADDIM + q * 2;
+#pragma unroll
+            for (int k = 0; k < 8; k++) {
+                float2 x = floats_of(*reinterpret_cast<const uint32_t *>(xbc + at + k * 8));
+                float2 dY = floats_of(*reinterpret_cast<const uint32_t *>(up + s * n.E + q * 2 + k * 8));
+                float du0 = acc[k][2 * r], du1 = acc[k][2 * r + 1];
+                along += du0 * x.x + du1 * x.y;
+                dD += dY.x * x.x + dY.y * x.y;
+                if (!dxbc) continue;
+                uint32_t *to = reinterpret_cast<uint32_t *>(dxbc + at + k * 8);
+                float2 dx = floats_of(*to);
+                *to = pair_of(dx.x + delta * du0 + D * dY.x, dx.y + delta * du1 + D * dY.y);
+            }
+        }
+#pragma unroll
+        for (int gap = 1; gap < 4; gap *= 2) {
+            along += __shfl_xor_sync(0xffffffffu, along, gap);
+            dD += __shfl_xor_sync(0xffffffffu, dD, gap);
+        }
+        if (q == 0) {
+            a.along[head + s] = along;
+            a.dD[head + s] = dD;
+        }
+    }
+}
+
+template <typename T> static __global__ void du_rows(struct backward a, const T *xbc, const T *dy, T *dxbc)
+{
+    __shared__ float shared[SSD_CHUNK], sums_shared[2][WARP];
+    const struct ssd_shape &n = a.n;
+    int64_t s = blockIdx.x, h = blockIdx.y, b = blockIdx.z, head = (b * n.H + h) * n.padded, p = threadIdx.x;
+    const T *up = dy + b * n.T * n.E + h * HEADDIM;
+    float du = ssd_mix_row<true>(a.turned + b * n.padded * n.padded, a.steps.cs + head, a.steps.delta + head, up, n.E, n.T,
+                                 n.padded, s, shared);
+    int64_t at = (b * n.T + s) * n.C + h * HEADDIM + p;
+    float x = value(xbc[at]), dY = value(up[s * n.E + p]), sums[2] = {du * x, dY * x};
+    if (dxbc) put(dxbc + at, value(dxbc[at]) + a.steps.delta[head + s] * du + a.D[h] * dY);
+    block_sum(sums, sums_shared);
+    if (p == 0) {
+        a.along[head + s] = sums[0];
+        a.dD[head + s] = sums[1];
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ pairs by tiles */
+
+/* Loads dY of tile i and x of tile j of a head. */
+static __device__ inline void pair_start(const struct ssd_shape &n, const bf16 *xbc, const bf16 *dy, int64_t b, int64_t h,
+                                         int64_t i, int64_t j, bf16 (*up)[TILE_LD], bf16 (*x)[TILE_LD])
+{
+    ssd_tile_start(up, dy + (b * n.T + i * TILE) * n.E + h * HEADDIM, n.E, n.T - i * TILE);
+    ssd_tile_start(x, xbc + (b * n.T + j * TILE) * n.C + h * HEADDIM, n.C, n.T - j * TILE);
+    copy_commit();
+}
+
+/* acc = dY xᵀ: a warp's 16 rows l, all 64 columns s */
+static __device__ inline void pair_dots(const bf16 (*up)[TILE_LD], const bf16 (*x)[TILE_LD], float (&acc)[8][4])
+{
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, matrix = lane / 8;
+#pragma unroll
+    for (int k = 0; k < 8; k++) acc[k][0] = acc[k][1] = acc[k][2] = acc[k][3] = 0;
+#pragma unroll
+    for (int step = 0; step < HEADDIM / 16; step++) {
+        uint32_t l[4], s[4];
+        load_matrices(l, &up[warp * 16 + (matrix & 1) * 8 + lane % 8][step * 16 + (matrix >> 1) * 8]);
+#pragma unroll
+        for (int k = 0; k < 8; k += 2) {
+            load_matrices(s, &x[k * 8 + (matrix >> 1) * 8 + lane % 8][step * 16 + (matrix & 1) * 8]);
+            mma(acc[k], l, s[0], s[1]);
+            mma(acc[k + 1], l, s[2], s[3]);
+        }
+    }
+}
+
+/* Sums of the columns of a tile of W held as fragments: w[k][0..1] += over the two rows, the warp's, the block's. */
+static __device__ inline void column_sums(const float (&w)[8][4], float (*shared)[TILE], float *out)
+{
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            float sum = w[k][e] + w[k][2 + e];
+#pragma unroll
+            for (int gap = 4; gap < WARP; gap *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, gap);
+            if (lane < 4) shared[warp][k * 8 + lane * 2 + e] = sum;
+        }
+    __syncthreads();
+    if (threadIdx.x < TILE)
+        out[threadIdx.x] = shared[0][threadIdx.x] + shared[1][threadIdx.x] + shared[2][threadIdx.x] + shared[3][threadIdx.x];
+}
+
+/* Each W_lt becomes Σ_{s<t} W_ls where t <= l, else 0; `row` is the row of the fragment's first half within the tile. */
+static __device__ inline void prefix_rows(float (&w)[8][4], int row)
+{
+    int lane = threadIdx.x % WARP, q = lane % 4;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float before = 0;
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            float first = w[k][2 * r], both = first + w[k][2 * r + 1], sum = both; /* running over the four lanes */
+#pragma unroll
+            for (int gap = 1; gap < 4; gap *= 2) {
+                float lower = __shfl_up_sync(0xffffffffu, sum, gap, 4);
+                if (q >= gap) sum += lower;
+            }
+            float lower = __shfl_up_sync(0xffffffffu, sum, 1, 4), left = before + (q > 0 ? lower : 0.0f);
+            int t = k * 8 + q * 2, l = row + r * 8;
+            w[k][2 * r] = t <= l ? left : 0.0f;
+            w[k][2 * r + 1] = t + 1 <= l ? left + first : 0.0f;
+            before += __shfl_sync(0xffffffffu, sum, 3, 4);
+        }
+    }
+}
+
+/* A block takes a tile of pairs of a picture, for a group of heads. */
+static __global__ void __launch_bounds__(TILE_THREADS, 3) pair_tiles(struct backward a, const bf16 *xbc, const bf16 *dy)
+{
+    __shared__ alignas(16) bf16 up[2][TILE][TILE_LD], x[2][TILE][TILE_LD];
+    __shared__ float sums[TILE_THREADS / WARP][TILE];
+    const struct ssd_shape &n = a.n;
+    int64_t i = 0, j = blockIdx.x, b = blockIdx.z, h = blockIdx.y * a.per_group;
+    int64_t last = h + a.per_group < n.H ? h + a.per_group : n.H;
+    for (; j > i; i++) j -= i + 1; /* row i of the triangle has i + 1 tiles */
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4, row = warp * 16 + g;
+    int64_t l = i * TILE + row, s = j * TILE + q * 2;
+    float cb[8][4], gathered[8][4];
+    uint32_t valid = 0; /* bit 4k + c: the pair of element c of fragment k exists */
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+            int64_t at_l = l + c / 2 * 8, at_s = s + k * 8 + c % 2;
+            bool exists = at_s <= at_l && at_l < n.T;
+            valid |= (uint32_t)exists << (4 * k + c);
+            cb[k][c] = exists ? a.products[(b * n.padded + at_l) * n.padded + at_s] : 0.0f;
+            gathered[k][c] = 0;
+        }
+    if (h < last) pair_start(n, xbc, dy, b, h, i, j, up[0], x[0]);
+    for (int stage = 0; h < last; h++, stage ^= 1) {
+        __syncthreads(); /* the other stage, and the sums, have been read */
+        if (h + 1 < last) {
+            pair_start(n, xbc, dy, b, h + 1, i, j, up[stage ^ 1], x[stage ^ 1]);
+            copy_wait<1>();
+        } else {
+            copy_wait<0>();
+        }
+        __syncthreads();
+        float w[8][4], row_sums[2] = {0, 0};
+        pair_dots(up[stage], x[stage], w);
+        int64_t head = (b * n.H + h) * n.padded;
+        const float2 own[2] = {a.steps.cs[head + l], a.steps.cs[head + l + 8]};
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            float4 cs = *reinterpret_cast<const float4 *>(a.steps.cs + head + s + k * 8);
+            float2 delta = *reinterpret_cast<const float2 *>(a.steps.delta + head + s + k * 8);
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                float decay = ssd_decay(own[c / 2], c % 2 ? make_float2(cs.z, cs.w) : make_float2(cs.x, cs.y));
+                float along = valid >> (4 * k + c) & 1 ? w[k][c] * (c % 2 ? delta.y : delta.x) * decay : 0.0f;
+                gathered[k][c] += along;
+                w[k][c] = along * cb[k][c];
+                row_sums[c / 2] += w[k][c];
+            }
+        }
+        int64_t at = (b * n.H + h) * n.tiles;
+        if (i == j) {
+            prefix_rows(w, row);
+        } else {
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                row_sums[r] += __shfl_xor_sync(0xffffffffu, row_sums[r], 1);
+                row_sums[r] += __shfl_xor_sync(0xffffffffu, row_sums[r], 2);
+                if (q == 0) a.rows[(at + j) * n.padded + l + r * 8] = row_sums[r];
+            }
+        }
+        column_sums(w, sums, a.columns + (at + i) * n.padded + j * TILE);
+    }
+    float *out = a.pairs + (blockIdx.y * n.B + b) * n.padded * n.padded;
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            *reinterpret_cast<float2 *>(out + (l + r * 8) * n.padded + s + k * 8) =
+                make_float2(gathered[k][2 * r], gathered[k][2 * r + 1]);
+}
+
+/* dCB from the groups' sums, zeros above the diagonal; a block takes a row l. */
+static __global__ void gather_pairs(struct backward a, bf16 *dproducts)
+{
+    const struct ssd_shape &n = a.n;
+    int64_t l = blockIdx.x, b = blockIdx.y;
+    for (int64_t s = (int64_t)threadIdx.x * 2; s < n.padded; s += blockDim.x * 2) {
+        float2 sum = make_float2(0, 0);
+        for (int64_t group = 0; group < a.groups && s <= l; group++) {
+            const float *from = a.pairs + ((group * n.B + b) * n.padded + l) * n.padded + s;
+            sum.x += from[0], sum.y += from[1];
+        }
+        *reinterpret_cast<uint32_t *>(dproducts + (b * n.padded + l) * n.padded + s) =
+            pair_of(s <= l ? sum.x : 0.0f, s + 1 <= l ? sum.y : 0.0f);
+    }
+}
+
+/* ddA of a head of a picture from its tiles' sums: a block of 64 threads, one tile of positions after the other. */
+static __global__ void cross_sums(struct backward a)
+{
+    __shared__ float later[TILE], earlier[TILE], across[TILE];
+    const struct ssd_shape &n = a.n;
+    int64_t head = (int64_t)blockIdx.y * n.H + blockIdx.x, lane = threadIdx.x;
+    const float *rows = a.rows + head * n.tiles * n.padded, *columns = a.columns + head * n.tiles * n.padded;
+    for (int64_t tile = 0; tile < n.tiles; tile++) {
+        int64_t t = tile * TILE + lane;
+        float row = 0, column = 0, both = 0; /* of row l = t before the tile; of column s = t after it; from before to after */
+        for (int64_t j = 0; j < tile; j++) row += rows[j * n.padded + t];
+        for (int64_t i = tile + 1; i < n.tiles; i++) {
+            column += columns[i * n.padded + t];
+            for (int64_t j = 0; j < tile; j++) both += rows[j * n.padded + i * TILE + lane];
+        }
+        later[lane] = row, earlier[lane] = column, across[lane] = both;
+        __syncthreads();
+        float sum = columns[tile * n.padded + t]; /* pairs inside the tile */
+        for (int k = 0; k < TILE; k++) {
+            sum += across[k];
+            if (k >= lane) sum += later[k];
+            if (k < lane) sum += earlier[k];
+        }
+        a.ddA[head * n.padded + t] = sum;
+        __syncthreads();
+    }
+}
+
+/* -------------------------------------------------------------------------------------- pairs of any type, row by row */
+
+template <typename T> static __device__ inline float dot_head(const float *up, const T *x)
+{
+    float sum = 0;
+#pragma unroll 8
+    for (int p = 0; p < HEADDIM; p++) sum += up[p] * value(x[p]);
+    return sum;
+}
+
+/* dCB of row l: a thread takes every 128th s. */
+template <typename T> static __global__ void pair_rows(struct backward a, const T *xbc, const T *dy, T *dproducts)
+{
+    __shared__ float up[HEADDIM];
+    const struct ssd_shape &n = a.n;
+    int64_t l = blockIdx.x, b = blockIdx.y;
+    for (int64_t first = 0; first < n.padded; first += blockDim.x) {
+        int64_t s = first + threadIdx.x;
+        float sum = 0;
+        for (int64_t h = 0; h < n.H && first <= l; h++) {
+            int64_t head = (b * n.H + h) * n.padded;
+            __syncthreads();
+            if (threadIdx.x < HEADDIM) up[threadIdx.x] = value(dy[(b * n.T + l) * n.E + h * HEADDIM + threadIdx.x]);
+            __syncthreads();
+            if (s > l) continue;
+            float along = dot_head(up, xbc + (b * n.T + s) * n.C + h * HEADDIM) * a.steps.delta[head + s];
+            sum += along * ssd_decay(a.steps.cs[head + l], a.steps.cs[head + s]);
+        }
+        if (s < n.padded) put(dproducts + (b * n.padded + l) * n.padded + s, sum);
+    }
+}
+
+/* ddA of a head of a picture: for each l in turn, Σ_{s<t} W_ls is added to ddA_t for t <= l. 128 threads. */
+template <typename T> static __global__ void cross_rows(struct backward a, const T *xbc, const T *dy)
+{
+    __shared__ float up[HEADDIM], warps[TILE_THREADS / WARP];
+    const struct ssd_shape &n = a.n;
+    int64_t h = blockIdx.x, b = blockIdx.y, head = (b * n.H + h) * n.padded;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    for (int64_t t = threadIdx.x; t < n.padded; t += TILE_THREADS) a.ddA[head + t] = 0;
+    for (int64_t l = 0; l < n.T; l++) {
+        float before = 0; /* of this row, left of `first` */
+        __syncthreads();
+        if (threadIdx.x < HEADDIM) up[threadIdx.x] = value(dy[(b * n.T + l) * n.E + h * HEADDIM + threadIdx.x]);
+        __syncthreads();
+        for (int64_t first = 0; first <= l; first += TILE_THREADS) {
+            int64_t s = first + threadIdx.x;
+            float w = 0;
+            if (s <= l)
+                w = dot_head(up, xbc + (b * n.T + s) * n.C + h * HEADDIM) * a.steps.delta[head + s] *
+                    ssd_decay(a.steps.cs[head + l], a.steps.cs[head + s]) * a.products[(b * n.padded + l) * n.padded + s];
+            float sum = w;
+#pragma unroll
+            for (int gap = 1; gap < WARP; gap *= 2) {
+                float lower = __shfl_up_sync(0xffffffffu, sum, gap);
+                if (lane >= gap) sum += lower;
+            }
+            __syncthreads();
+            if (lane == WARP - 1) warps[warp] = sum;
+            float left = __shfl_up_sync(0xffffffffu, sum, 1);
+            __syncthreads();
+            float base = before;
+            for (int k = 0; k < TILE_THREADS / WARP; k++) {
+                if (k < warp) base += warps[k];
+                before += warps[k];
+            }
+            if (s <= l) a.ddA[head + s] += base + (lane > 0 ? left : 0.0f);
+        }
+    }
+}
+
+/* ----------------------------------------------------------------------------------------- dt and the parameters */
+
+/* dΔ = du·x + ddA A; ddt = dΔ σ(dt + bias); and a head's sums over a picture for its parameters. */
+template <typename T> static __global__ void finish_steps(struct backward a, const T *zxbcdt, T *dzxbcdt)
+{
+    __shared__ float shared[3][WARP];
+    const struct ssd_shape &n = a.n;
+    int64_t h = blockIdx.x, b = blockIdx.y, head = (b * n.H + h) * n.padded;
+    float A = -expf(a.A_log[h]), bias = a.dt_bias[h], sums[3] = {0, 0, 0};
+    for (int64_t t = threadIdx.x; t < n.T; t += blockDim.x) {
+        int64_t at = (b * n.T + t) * n.W + n.W - n.H + h;
+        float raw = value(zxbcdt[at]) + bias, slope = raw > 20.0f ? 1.0f : 1.0f / (1.0f + expf(-raw));
+        float ddt = (a.along[head + t] + a.ddA[head + t] * A) * slope;
+        sums[0] += a.ddA[head + t] * a.steps.delta[head + t];
+        sums[1] += ddt;
+        sums[2] += a.dD[head + t];
+        if (dzxbcdt) put(dzxbcdt + at, value(dzxbcdt[at]) + ddt);
+    }
+    block_sum(sums, shared);
+    if (threadIdx.x > 0) return;
+    int64_t of_head = b * n.H + h, plane = n.B * n.H;
+    a.parameters[of_head] = A * sums[0];
+    a.parameters[plane + of_head] = sums[1];
+    a.parameters[2 * plane + of_head] = sums[2];
+}
+
+/* -------------------------------------------------------------------------------------------------------- the op */
+
+/* Cuts the scratch memory at `at`; the result is its end. */
+static char *lay_out(char *at, struct backward *a, enum tensor_type type)
+{
+    const struct ssd_shape *n = &a->n;
+    int64_t steps = n->B * n->H * n->padded, square = n->B * n->padded * n->padded;
+    a->steps.delta = ssd_take<float>(&at, steps);
+    a->steps.cs = ssd_take<float2>(&at, steps);
+    a->products = ssd_take<float>(&at, square);
+    a->turned = ssd_take<float>(&at, square);
+    a->pairs = ssd_take<float>(&at, a->groups * square);
+    a->dproducts = ssd_take<char>(&at, square * (int64_t)tensor_type_size(type));
+    a->rows = ssd_take<float>(&at, steps * n->tiles);
+    a->columns = ssd_take<float>(&at, steps * n->tiles);
+    a->ddA = ssd_take<float>(&at, steps);
+    a->along = ssd_take<float>(&at, steps);
+    a->dD = ssd_take<float>(&at, steps);
+    a->parameters = ssd_take<float>(&at, 3 * n->B * n->H);
+    return at;
+}
+
+/* As many groups of heads as fill the GPU a few times over. */
+static void deal_heads(const struct backend *be, struct backward *a)
+{
+    const struct ssd_shape *n = &a->n;
+    int64_t blocks = n->tiles * (n->tiles + 1) / 2 * n->B,
+            wanted = 6 * (int64_t)((const struct cuda *)be->state)->multiprocessors;
+    int64_t groups = divide_up(wanted, blocks);
+    if (groups > n->H) groups = n->H;
+    a->per_group = divide_up(n->H, groups);
+    a->groups = divide_up(n->H, a->per_group);
+}
+
+static aim_status backward_tiles(struct backend *be, const struct backward *a, const struct tensor *xbc,
+                                 const struct tensor *dy, struct tensor *dxbc)
+{
+    const struct ssd_shape *n = &a->n;
+    cudaStream_t stream = cuda_of(be)->stream;
+    dim3 heads((unsigned)n->tiles, (unsigned)n->H, (unsigned)n->B);
+    dim3 pairs((unsigned)(n->tiles * (n->tiles + 1) / 2), (unsigned)a->groups, (unsigned)n->B);
+    du_tiles<<<heads, TILE_THREADS, 0, stream>>>(*a, data_of<bf16>(xbc), data_of<bf16>(dy), data_of<bf16>(dxbc));
+    pair_tiles<<<pairs, TILE_THREADS, 0, stream>>>(*a, data_of<bf16>(xbc), data_of<bf16>(dy));
+    gather_pairs<<<dim3((unsigned)n->T, (unsigned)n->B), TILE_THREADS, 0, stream>>>(*a, (bf16 *)a->dproducts);
+    cross_sums<<<dim3((unsigned)n->H, (unsigned)n->B), TILE, 0, stream>>>(*a);
+    return cuda_launched(be, "ssd_backward");
+}
+
+static aim_status backward_rows(struct backend *be, const struct backward *a, const struct tensor *xbc, const struct tensor *dy,
+                                struct tensor *dxbc)
+{
+    const struct ssd_shape *n = &a->n;
+    cudaStream_t stream = cuda_of(be)->stream;
+    dim3 heads((unsigned)n->H, (unsigned)n->B), rows((unsigned)n->T, (unsigned)n->B);
+    by_type(xbc, [&](auto zero) {
+        using T = decltype(zero);
+        const T *x = data_of<T>(xbc), *up = data_of<T>(dy);
+        du_rows<T><<<dim3((unsigned)n->T, (unsigned)n->H, (unsigned)n->B), HEADDIM, 0, stream>>>(*a, x, up, data_of<T>(dxbc));
+        pair_rows<T><<<rows, TILE_THREADS, 0, stream>>>(*a, x, up, (T *)a->dproducts);
+        cross_rows<T><<<heads, TILE_THREADS, 0, stream>>>(*a, x, up);
+    });
+    return cuda_launched(be, "ssd_backward");
+}
+
+/* dC += dCB B; dB += dCBᵀ C */
+static aim_status backward_products(struct backend *be, const struct backward *a, const struct tensor *xbc, struct tensor *dxbc)
+{
+    const struct ssd_shape *n = &a->n;
+    size_t size = tensor_type_size(xbc->type);
+    int64_t square = n->padded * n->padded, picture = n->T * n->C;
+    const char *b = (const char *)xbc->data + (size_t)n->E * size, *c = b + (size_t)n->S * size;
+    char *db = (char *)dxbc->data + (size_t)n->E * size, *dc = db + (size_t)n->S * size;
+    struct cuda_operand straight = {a->dproducts, n->padded, square, false}, turned = {a->dproducts, n->padded, square, true};
+    struct cuda_product to_c = {xbc->type, dxbc->type, n->T,    n->S, n->T, n->B, straight, {b, n->C, picture, false},
+                                dc,        n->C,       picture, true};
+    struct cuda_product to_b = {xbc->type, dxbc->type, n->T,    n->S, n->T, n->B, turned, {c, n->C, picture, false},
+                                db,        n->C,       picture, true};
+    TRY(cuda_multiply(be, &to_c));
+    return cuda_multiply(be, &to_b);
+}
+
+aim_status cuda_ssd_backward(struct backend *be, const struct tensor *xbc, const struct tensor *zxbcdt,
+                             const struct tensor *A_log, const struct tensor *dt_bias, const struct tensor *D,
+                             const struct tensor *dy, struct tensor *dxbc, struct tensor *dzxbcdt, struct tensor *dA_log,
+                             struct tensor *ddt_bias, struct tensor *dD)
+{
+    struct backward a = {};
+    a.n = ssd_shape_of(xbc, zxbcdt, dy);
+    a.A_log = f32(A_log), a.dt_bias = f32(dt_bias), a.D = f32(D);
+    deal_heads(be, &a);
+    char *scratch = (char *)cuda_scratch(be, (size_t)(lay_out(NULL, &a, xbc->type) - (char *)NULL));
+    if (!scratch) return AIM_ERR_MEMORY;
+    lay_out(scratch, &a, xbc->type);
+    TRY(ssd_prepare(be, &a.n, zxbcdt, A_log, dt_bias, a.steps));
+    TRY(ssd_products(be, &a.n, xbc, false, a.products));
+    TRY(ssd_products(be, &a.n, xbc, true, a.turned));
+    bool tiled = ssd_tiled(&a.n, xbc, dy) && aligned(dxbc);
+    TRY(tiled ? backward_tiles(be, &a, xbc, dy, dxbc) : backward_rows(be, &a, xbc, dy, dxbc));
+    by_type(zxbcdt, [&](auto zero) {
+        using T = decltype(zero);
+        finish_steps<T><<<dim3((unsigned)a.n.H, (unsigned)a.n.B), TILE_THREADS, 0, cuda_of(be)->stream>>>(a, data_of<T>(zxbcdt),
+                                                                                                          data_of<T>(dzxbcdt));
+    });
+    TRY(cuda_launched(be, "ssd_backward"));
+    struct tensor *parameters[] = {dA_log, ddt_bias, dD};
+    for (int k = 0; k < 3; k++)
+        if (parameters[k])
+            TRY(cuda_sum_rows(be, a.parameters + k * a.n.B * a.n.H, 1, a.n.B, a.n.H, a.n.H, f32(parameters[k]), 0));
+    return dxbc ? backward_products(be, &a, xbc, dxbc) : AIM_OK;
+}

@@ -1,0 +1,169 @@
+/* What the kernels are written with: values in either type, vectors of them, sums over warps and blocks. */
+#ifndef AIM_CUDA_VALUES_CUH
+#define AIM_CUDA_VALUES_CUH
+
+#include <type_traits>
+
+#include "cuda/device.cuh"
+
+enum { WARP = 32 };
+
+/* ----------------------------------------------------------------------------------------------- on the device */
+
+static __device__ inline float value(float x)
+{
+    return x;
+}
+
+static __device__ inline float value(bf16 x)
+{
+    return __bfloat162float(x);
+}
+
+static __device__ inline void put(float *to, float x)
+{
+    *to = x;
+}
+
+static __device__ inline void put(bf16 *to, float x)
+{
+    *to = __float2bfloat16_rn(x);
+}
+
+/* V values in registers, as float whatever their type in memory. */
+template <int V> struct pack {
+    float v[V];
+};
+
+/* The same in memory: accesses of up to 16 bytes. */
+template <typename T, int V> struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) memory_pack {
+    T v[V];
+};
+
+template <int V, typename T> static __device__ inline pack<V> load(const T *from)
+{
+    memory_pack<T, V> raw = *reinterpret_cast<const memory_pack<T, V> *>(from);
+    pack<V> x;
+#pragma unroll
+    for (int i = 0; i < V; i++) x.v[i] = value(raw.v[i]);
+    return x;
+}
+
+template <int V, typename T> static __device__ inline void store(T *to, const pack<V> &x)
+{
+    memory_pack<T, V> raw;
+#pragma unroll
+    for (int i = 0; i < V; i++) put(&raw.v[i], x.v[i]);
+    *reinterpret_cast<memory_pack<T, V> *>(to) = raw;
+}
+
+template <int V> static __device__ inline pack<V> zeros()
+{
+    pack<V> x;
+#pragma unroll
+    for (int i = 0; i < V; i++) x.v[i] = 0;
+    return x;
+}
+
+/* to += x */
+template <int V, typename T> static __device__ inline void store_add(T *to, const pack<V> &x)
+{
+    pack<V> sum = load<V>(to);
+#pragma unroll
+    for (int i = 0; i < V; i++) sum.v[i] += x.v[i];
+    store<V>(to, sum);
+}
+
+static __device__ inline float sigmoid(float x)
+{
+    return 1.0f / (1.0f + __expf(-x));
+}
+
+static __device__ inline float silu(float x)
+{
+    return x * sigmoid(x);
+}
+
+/* The derivative of x σ(x) */
+static __device__ inline float silu_slope(float x)
+{
+    float s = sigmoid(x);
+    return s * (1.0f + x * (1.0f - s));
+}
+
+static __device__ inline float warp_sum(float x)
+{
+#pragma unroll
+    for (int gap = WARP / 2; gap > 0; gap /= 2) x += __shfl_xor_sync(0xffffffffu, x, gap);
+    return x;
+}
+
+/* Every thread gets the block's sums of x[0], x[1], ...; whole warps; `shared` may be reused by the next call. */
+template <int N> static __device__ inline void block_sum(float (&x)[N], float (&shared)[N][WARP])
+{
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+#pragma unroll
+    for (int n = 0; n < N; n++) x[n] = warp_sum(x[n]);
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < N; n++)
+        if (lane == 0) shared[n][warp] = x[n];
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        x[n] = 0;
+        for (int w = 0; w < warps; w++) x[n] += shared[n][w];
+    }
+}
+
+/* -------------------------------------------------------------------------------------------------- on the host */
+
+/* f(T()) with the tensor's type, float or bf16 */
+template <typename F> static inline void by_type(const struct tensor *t, F f)
+{
+    if (t->type == T_BF16)
+        f(bf16());
+    else
+        f(float());
+}
+
+template <int V> using width = std::integral_constant<int, V>;
+
+/* f(width<V>()) where rows are read in vectors, f(width<1>()) where they cannot be */
+template <int V, typename F> static inline void by_width(bool vectors, F f)
+{
+    if (vectors)
+        f(width<V>());
+    else
+        f(width<1>());
+}
+
+/* Whether a tensor (NULL: it is absent) starts where 16-byte accesses may. */
+static inline bool aligned(const struct tensor *t)
+{
+    return !t || (uintptr_t)t->data % 16 == 0;
+}
+
+template <typename T> static inline T *data_of(const struct tensor *t)
+{
+    return t ? (T *)t->data : NULL;
+}
+
+static inline int64_t divide_up(int64_t n, int64_t by)
+{
+    return (n + by - 1) / by;
+}
+
+/* ---------------------------------------------------------------------------------------- sums over rows (sums.cu) */
+
+/*
+ * out[g*out_stride + c] += Σ_r partial[(g*rows + r)*ld + c] for c < cols, g < groups, in an order that depends on the shape
+ * alone.
+ */
+aim_status cuda_sum_rows(struct backend *be, const float *partial, int64_t groups, int64_t rows, int64_t cols, int64_t ld,
+                         float *out, int64_t out_stride);
+
+/* out (N) += Σ_m x (M,N), x of either type. Uses the scratch memory. */
+aim_status cuda_sum_matrix_rows(struct backend *be, const struct tensor *x, float *out);
+
+#endif
