@@ -1,61 +1,11 @@
-/* Layouts of pictures, and the losses that are means over all values. */
+/* Means over all values: of squared and absolute differences, of the terms of adversarial losses. */
 #include "cuda/columns.cuh"
 
 enum { THREADS = 256 };
 
-/* ------------------------------------------------------------------------------------------------- layouts
- *
- * The maps whose layout changes are pictures of three channels: a thread for each value, in the order of y, does. */
-
-template <typename X, typename Y> static __global__ void to_nhwc(const X *x, int64_t count, int64_t C, int64_t pixels, Y *y)
-{
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS) {
-        int64_t c = i % C, p = i / C % pixels, n = i / C / pixels;
-        put(&y[i], value(x[(n * C + c) * pixels + p]));
-    }
-}
-
-template <typename X, typename Y> static __global__ void to_nchw(const X *x, int64_t count, int64_t C, int64_t pixels, Y *y)
-{
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS) {
-        int64_t p = i % pixels, c = i / pixels % C, n = i / pixels / C;
-        put(&y[i], value(x[(n * pixels + p) * C + c]));
-    }
-}
-
-aim_status cuda_nchw_to_nhwc(struct backend *be, const struct tensor *x, struct tensor *y)
-{
-    int64_t count = tensor_count(x), C = x->shape[1], pixels = x->shape[2] * x->shape[3];
-    unsigned blocks = cuda_blocks(be, count, THREADS);
-    by_type(x, [&](auto of_x) {
-        by_type(y, [&](auto of_y) {
-            using X = decltype(of_x);
-            using Y = decltype(of_y);
-            to_nhwc<X, Y><<<blocks, THREADS, 0, cuda_of(be)->stream>>>(data_of<X>(x), count, C, pixels, data_of<Y>(y));
-        });
-    });
-    return cuda_launched(be, "nchw_to_nhwc");
-}
-
-aim_status cuda_nhwc_to_nchw(struct backend *be, const struct tensor *x, struct tensor *y)
-{
-    int64_t count = tensor_count(x), C = x->shape[3], pixels = x->shape[1] * x->shape[2];
-    unsigned blocks = cuda_blocks(be, count, THREADS);
-    by_type(x, [&](auto of_x) {
-        by_type(y, [&](auto of_y) {
-            using X = decltype(of_x);
-            using Y = decltype(of_y);
-            to_nchw<X, Y><<<blocks, THREADS, 0, cuda_of(be)->stream>>>(data_of<X>(x), count, C, pixels, data_of<Y>(y));
-        });
-    });
-    return cuda_launched(be, "nhwc_to_nchw");
-}
-
-/* ------------------------------------------------------------------------------------ the mean squared difference */
-
 enum { CHUNK = 1 << 14 }; /* values whose terms one block adds up, whatever the device */
 
-/* The terms of means: of a pair of values, the term and its derivative by the first one. */
+/* The terms: of a pair of values, the term and its derivative by the first one. */
 struct square_term {
     __device__ float term(float a, float b) const
     {
@@ -64,6 +14,42 @@ struct square_term {
     __device__ float slope(float a, float b) const
     {
         return 2.0f * (a - b);
+    }
+};
+
+struct absolute_term {
+    __device__ float term(float a, float b) const
+    {
+        return fabsf(a - b);
+    }
+    __device__ float slope(float a, float b) const
+    {
+        return a > b ? 1.0f : a < b ? -1.0f : 0.0f;
+    }
+};
+
+/* A function of the first value alone. */
+struct map_term {
+    enum mean_map map;
+    __device__ float term(float x, float) const
+    {
+        switch (map) {
+        case MAP_HINGE_REAL: return fmaxf(1.0f - x, 0.0f);
+        case MAP_HINGE_FAKE: return fmaxf(1.0f + x, 0.0f);
+        case MAP_SOFTPLUS: return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x)));
+        case MAP_SOFTPLUS_MINUS: return fmaxf(-x, 0.0f) + log1pf(expf(-fabsf(x)));
+        default: return x;
+        }
+    }
+    __device__ float slope(float x, float) const
+    {
+        switch (map) {
+        case MAP_HINGE_REAL: return x < 1.0f ? -1.0f : 0.0f;
+        case MAP_HINGE_FAKE: return x > -1.0f ? 1.0f : 0.0f;
+        case MAP_SOFTPLUS: return 1.0f / (1.0f + expf(-x));
+        case MAP_SOFTPLUS_MINUS: return -1.0f / (1.0f + expf(x));
+        default: return 1.0f;
+        }
     }
 };
 
@@ -147,4 +133,27 @@ aim_status cuda_mean_square_backward(struct backend *be, const struct tensor *a,
                                      const struct tensor *dloss, struct tensor *da, struct tensor *db)
 {
     return mean_of_backward(be, a, b, square_term(), weight, dloss, da, db, "mean_square_backward");
+}
+
+aim_status cuda_mean_absolute(struct backend *be, const struct tensor *a, const struct tensor *b, float weight,
+                              struct tensor *loss)
+{
+    return mean_of(be, a, b, absolute_term(), weight, loss, "mean_absolute");
+}
+
+aim_status cuda_mean_absolute_backward(struct backend *be, const struct tensor *a, const struct tensor *b, float weight,
+                                       const struct tensor *dloss, struct tensor *da, struct tensor *db)
+{
+    return mean_of_backward(be, a, b, absolute_term(), weight, dloss, da, db, "mean_absolute_backward");
+}
+
+aim_status cuda_mean_map(struct backend *be, const struct tensor *x, enum mean_map map, float weight, struct tensor *loss)
+{
+    return mean_of(be, x, x, map_term{map}, weight, loss, "mean_map");
+}
+
+aim_status cuda_mean_map_backward(struct backend *be, const struct tensor *x, enum mean_map map, float weight,
+                                  const struct tensor *dloss, struct tensor *dx)
+{
+    return mean_of_backward(be, x, x, map_term{map}, weight, dloss, dx, NULL, "mean_map_backward");
 }
