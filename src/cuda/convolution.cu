@@ -74,14 +74,23 @@ static cudnnHandle_t dnn_of(struct backend *be)
 
 aim_status cuda_images_create(struct cuda *c)
 {
+    (void)c; /* cuDNN takes its time to start: it does when a convolution first needs it */
+    return AIM_OK;
+}
+
+static aim_status start_dnn(struct backend *be)
+{
+    struct cuda *c = cuda_of(be);
+    if (c->dnn) return AIM_OK;
     cudnnHandle_t dnn = NULL;
     cudnnStatus_t status = cudnnCreate(&dnn);
-    if (status != CUDNN_STATUS_SUCCESS)
-        return aim_fail(c->ctx, AIM_ERR_UNSUPPORTED, "cuDNN cannot be started on this GPU: %s", cudnnGetErrorString(status));
+    if (status == CUDNN_STATUS_SUCCESS) status = cudnnSetStream(dnn, c->stream);
+    if (status != CUDNN_STATUS_SUCCESS) {
+        if (dnn) cudnnDestroy(dnn);
+        return aim_fail(be->ctx, AIM_ERR_UNSUPPORTED, "cuDNN cannot be started on this GPU: %s", cudnnGetErrorString(status));
+    }
     c->dnn = dnn;
-    status = cudnnSetStream(dnn, c->stream);
-    return status == CUDNN_STATUS_SUCCESS ? AIM_OK
-                                          : aim_fail(c->ctx, AIM_ERR_INTERNAL, "cuDNN: %s", cudnnGetErrorString(status));
+    return AIM_OK;
 }
 
 static void plan_free(struct conv_plan *p)
@@ -194,25 +203,26 @@ static void make_plan(cudnnHandle_t dnn, struct conv_plan *p)
     p->fused = p->usable && p->key.direction == FORWARD && choose_fused(dnn, p);
 }
 
-/* NULL when memory is out, the message set; a plan that is not usable stays in the list and is not tried again. */
-static struct conv_plan *plan_for(struct backend *be, const struct conv_key *key)
+/* A plan that is not usable stays in the list and is not tried again. */
+static aim_status plan_for(struct backend *be, const struct conv_key *key, struct conv_plan **out)
 {
     struct cuda *c = cuda_of(be);
     for (struct conv_plan *p = (struct conv_plan *)c->images; p; p = p->next)
-        if (memcmp(&p->key, key, sizeof *key) == 0) return p;
-    struct conv_plan *p = (struct conv_plan *)calloc(1, sizeof *p);
-    if (!p) {
-        aim_fail(be->ctx, AIM_ERR_MEMORY, "out of memory");
-        return NULL;
-    }
+        if (memcmp(&p->key, key, sizeof *key) == 0) {
+            *out = p;
+            return AIM_OK;
+        }
+    TRY(start_dnn(be));
+    struct conv_plan *p = *out = (struct conv_plan *)calloc(1, sizeof *p);
+    if (!p) return aim_fail(be->ctx, AIM_ERR_MEMORY, "out of memory");
     p->key = *key;
     make_plan(dnn_of(be), p);
     p->next = (struct conv_plan *)c->images;
     c->images = p;
-    return p;
+    return AIM_OK;
 }
 
-/* Runs out of what cuDNN can do: then, and only then, the plain way serves. */
+/* What cuDNN says where it has nothing for a shape: then, and only then, the plain way serves. */
 static bool not_supported(cudnnStatus_t status)
 {
     return CUDNN_STATUS_CATEGORY(status) == CUDNN_STATUS_NOT_SUPPORTED ||
@@ -361,8 +371,7 @@ static aim_status dnn_forward(struct backend *be, const struct tensor *x, const 
     struct conv c = conv_of(x, y, w->shape[2], how);
     struct conv_key key = key_of(be, &c, FORWARD);
     struct forward f = {};
-    f.plan = plan_for(be, &key);
-    if (!f.plan) return AIM_ERR_MEMORY;
+    TRY(plan_for(be, &key, &f.plan));
     if (!f.plan->usable) return plain_conv2d(be, x, w, bias, how, y);
     TRY(prepare_forward(be, &c, x, w, bias, y, &f));
     bool fused = bias && f.plan->fused && c.y_as_is;
@@ -395,8 +404,8 @@ static aim_status dnn_inputs(struct backend *be, const struct tensor *w, const s
 {
     struct conv c = conv_of(dx, dy, w->shape[2], how);
     struct conv_key key = key_of(be, &c, INPUTS);
-    struct conv_plan *p = plan_for(be, &key);
-    if (!p) return AIM_ERR_MEMORY;
+    struct conv_plan *p = NULL;
+    TRY(plan_for(be, &key, &p));
     if (!p->usable) return plain_conv2d_inputs(be, w, how, dy, dx);
     const void *kept = filters_kept(be, &c, w);
     struct pieces room = {};
@@ -425,8 +434,8 @@ static aim_status dnn_weights(struct backend *be, const struct tensor *x, const 
 {
     struct conv c = conv_of(x, dy, dw->shape[2], how);
     struct conv_key key = key_of(be, &c, WEIGHTS);
-    struct conv_plan *p = plan_for(be, &key);
-    if (!p) return AIM_ERR_MEMORY;
+    struct conv_plan *p = NULL;
+    TRY(plan_for(be, &key, &p));
     if (!p->usable) return plain_conv2d_weights(be, x, how, dy, dw);
     struct pieces room = {};
     size_t seen_y = piece(&room, c.y_as_is ? 0 : seen_y_bytes(&c)), seen_x = piece(&room, c.x_as_is ? 0 : seen_x_bytes(&c));

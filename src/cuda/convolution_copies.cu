@@ -21,14 +21,15 @@ template <typename F> static void by_conv_type(const struct conv *c, F f)
 /* V channels a thread; blockIdx.y is a row of `seen` */
 template <int V, typename T> static __global__ void see_x(const T *__restrict__ x, struct conv c, T *__restrict__ seen)
 {
-    int64_t places = c.seen_I / V, at = blockIdx.x * (int64_t)COPY_THREADS + threadIdx.x;
-    if (at >= c.seen_W * places) return;
-    int64_t n = blockIdx.y / c.seen_H, iy = blockIdx.y % c.seen_H - c.border, ix = at / places - c.border;
-    int64_t channel = at % places * V;
-    bool inside = iy >= 0 && ix >= 0 && iy < c.H * c.grow && ix < c.W * c.grow && channel < c.I;
+    /* 32 bits: 64-bit divisions would take longer than the memory */
+    int places = (int)c.seen_I / V, at = (int)blockIdx.x * COPY_THREADS + (int)threadIdx.x, line = (int)blockIdx.y;
+    int H = (int)c.seen_H, width = (int)c.seen_W;
+    if (at >= width * places) return;
+    int iy = line % H - c.border, ix = at / places - c.border, channel = at % places * V, shift = c.grow - 1;
+    bool inside = iy >= 0 && ix >= 0 && iy >> shift < (int)c.H && ix >> shift < (int)c.W && channel < (int)c.I;
     pack<V> out = zeros<V>();
-    if (inside) out = load<V>(x + ((n * c.H + iy / c.grow) * c.W + ix / c.grow) * c.I + channel);
-    store<V>(seen + blockIdx.y * c.seen_W * c.seen_I + at * V, out);
+    if (inside) out = load<V>(x + ((line / H * c.H + (iy >> shift)) * c.W + (ix >> shift)) * c.I + channel);
+    store<V>(seen + line * c.seen_W * c.seen_I + (int64_t)at * V, out);
 }
 
 void conv_see_x(struct backend *be, const struct conv *c, const void *x, void *seen)
@@ -46,10 +47,10 @@ void conv_see_x(struct backend *be, const struct conv *c, const void *x, void *s
 /* blockIdx.y is a row of x */
 template <int V, typename T> static __global__ void add_seen(const T *__restrict__ seen, struct conv c, T *__restrict__ dx)
 {
-    int64_t places = c.I / V, at = blockIdx.x * (int64_t)COPY_THREADS + threadIdx.x;
-    if (at >= c.W * places) return;
-    int64_t n = blockIdx.y / c.H, y = blockIdx.y % c.H * c.grow + c.border, x = at / places * c.grow + c.border;
-    int64_t channel = at % places * V;
+    int places = (int)c.I / V, at = (int)blockIdx.x * COPY_THREADS + (int)threadIdx.x, line = (int)blockIdx.y, H = (int)c.H;
+    if (at >= (int)c.W * places) return;
+    int64_t n = line / H;
+    int y = line % H * c.grow + c.border, x = at / places * c.grow + c.border, channel = at % places * V;
     pack<V> sum = zeros<V>();
     for (int e = 0; e < c.grow * c.grow; e++) {
         int64_t pixel = (n * c.seen_H + y + e / c.grow) * c.seen_W + x + e % c.grow;
@@ -57,7 +58,7 @@ template <int V, typename T> static __global__ void add_seen(const T *__restrict
 #pragma unroll
         for (int j = 0; j < V; j++) sum.v[j] += in.v[j];
     }
-    store_add<V>(dx + blockIdx.y * c.W * c.I + at * V, sum);
+    store_add<V>(dx + line * c.W * c.I + (int64_t)at * V, sum);
 }
 
 void conv_add_seen(struct backend *be, const struct conv *c, const void *seen, void *dx)

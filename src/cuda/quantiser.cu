@@ -77,7 +77,7 @@ template <typename Z, typename E, int D>
 static __global__ void __launch_bounds__(CODE_THREADS)
     compare_slice(const Z *z, const E *e, int64_t M, int64_t V, struct candidate *best)
 {
-    __shared__ float codes[SLICE * D];
+    __shared__ alignas(16) float codes[SLICE * D];
     int64_t first = blockIdx.y * (int64_t)SLICE;
     int count = (int)(V - first < SLICE ? V - first : SLICE);
     for (int i = threadIdx.x; i < count * D; i += CODE_THREADS) codes[i] = value(e[first * D + i]);
