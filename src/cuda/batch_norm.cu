@@ -113,7 +113,7 @@ static __global__ void __launch_bounds__(COLUMN_THREADS)
         pack<V> v = load<V>(x + r * k.C + at.channel);
 #pragma unroll
         for (int j = 0; j < V; j++) v.v[j] = (v.v[j] - mean.v[j]) * scale.v[j] + shift.v[j];
-        store<V>(y + r * k.C + at.channel, v);
+        store_whole<V>(y + r * k.C + at.channel, v);
     }
 }
 
@@ -182,7 +182,7 @@ static __global__ void __launch_bounds__(COLUMN_THREADS)
         pack<V> v = load<V>(x + place), up = load<V>(dy + place), out = load<V>(dx + place);
 #pragma unroll
         for (int j = 0; j < V; j++) out.v[j] += scale.v[j] * (up.v[j] - share.v[j] - (v.v[j] - mean.v[j]) * slope.v[j]);
-        store<V>(dx + place, out);
+        store_whole<V>(dx + place, out);
     }
 }
 

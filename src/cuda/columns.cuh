@@ -39,6 +39,32 @@ static inline bool rows_aligned(enum tensor_type type, int64_t cols, const void 
     return bits % 16 == 0 && cols * (int64_t)tensor_type_size(type) % 16 == 0;
 }
 
+/* Two values rounded to bfloat16, the first one in the lower half. */
+static __device__ inline unsigned bf16_pair(float low, float high)
+{
+    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<unsigned *>(&pair);
+}
+
+/* store, in one access for certain: with pointers that promise not to overlap, the compiler may write what store puts
+ * together value by value. */
+template <int V> static __device__ inline void store_whole(float *to, const pack<V> &x)
+{
+    if constexpr (V == 4)
+        *reinterpret_cast<float4 *>(to) = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);
+    else
+        store<V>(to, x);
+}
+
+template <int V> static __device__ inline void store_whole(bf16 *to, const pack<V> &x)
+{
+    if constexpr (V == 8)
+        *reinterpret_cast<uint4 *>(to) = make_uint4(bf16_pair(x.v[0], x.v[1]), bf16_pair(x.v[2], x.v[3]),
+                                                    bf16_pair(x.v[4], x.v[5]), bf16_pair(x.v[6], x.v[7]));
+    else
+        store<V>(to, x);
+}
+
 /* The sum of a block of whole warps, in every thread; `room` is free again after it. */
 static __device__ inline double block_sum_double(double x, double (&room)[WARP])
 {

@@ -29,7 +29,7 @@ template <int V, typename T> static __global__ void see_x(const T *__restrict__ 
     bool inside = iy >= 0 && ix >= 0 && iy >> shift < (int)c.H && ix >> shift < (int)c.W && channel < (int)c.I;
     pack<V> out = zeros<V>();
     if (inside) out = load<V>(x + ((line / H * c.H + (iy >> shift)) * c.W + (ix >> shift)) * c.I + channel);
-    store<V>(seen + line * c.seen_W * c.seen_I + (int64_t)at * V, out);
+    store_whole<V>(seen + line * c.seen_W * c.seen_I + (int64_t)at * V, out);
 }
 
 void conv_see_x(struct backend *be, const struct conv *c, const void *x, void *seen)

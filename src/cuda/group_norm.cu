@@ -155,12 +155,13 @@ static __global__ void __launch_bounds__(COLUMN_THREADS)
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) {
             if (p0 + i * s.deep >= in.end) continue;
+            pack<V> v;
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 float u = value(raw[i].v[j]) * scale.v[j] + shift.v[j];
-                put(&raw[i].v[j], SILU ? u * gate<T>(u) : u);
+                v.v[j] = SILU ? u * gate<T>(u) : u;
             }
-            *reinterpret_cast<memory_pack<T, V> *>(to + (p0 + i * s.deep) * g.C) = raw[i];
+            store_whole<V>(to + (p0 + i * s.deep) * g.C, v);
         }
     }
 }
@@ -322,7 +323,7 @@ static __global__ void __launch_bounds__(COLUMN_THREADS)
             float d = gradient_in<T, SILU>(v.v[j], up.v[j], scale.v[j], shift.v[j]);
             out.v[j] += d * scale.v[j] - m1.v[j] - (v.v[j] - mean.v[j]) * m2.v[j];
         }
-        store<V>(dx + place, out);
+        store_whole<V>(dx + place, out);
     }
 }
 
