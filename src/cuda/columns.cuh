@@ -46,12 +46,11 @@ static __device__ inline unsigned bf16_pair(float low, float high)
     return *reinterpret_cast<unsigned *>(&pair);
 }
 
-/* store, in one access for certain: with pointers that promise not to overlap, the compiler may write what store puts
- * together value by value. */
+/* store, in one access for certain: the compiler may split an assignment where pointers promise not to overlap. */
 template <int V> static __device__ inline void store_whole(float *to, const pack<V> &x)
 {
     if constexpr (V == 4)
-        *reinterpret_cast<float4 *>(to) = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);
+        __stwb(reinterpret_cast<float4 *>(to), make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
     else
         store<V>(to, x);
 }
@@ -59,8 +58,8 @@ template <int V> static __device__ inline void store_whole(float *to, const pack
 template <int V> static __device__ inline void store_whole(bf16 *to, const pack<V> &x)
 {
     if constexpr (V == 8)
-        *reinterpret_cast<uint4 *>(to) = make_uint4(bf16_pair(x.v[0], x.v[1]), bf16_pair(x.v[2], x.v[3]),
-                                                    bf16_pair(x.v[4], x.v[5]), bf16_pair(x.v[6], x.v[7]));
+        __stwb(reinterpret_cast<uint4 *>(to), make_uint4(bf16_pair(x.v[0], x.v[1]), bf16_pair(x.v[2], x.v[3]),
+                                                         bf16_pair(x.v[4], x.v[5]), bf16_pair(x.v[6], x.v[7])));
     else
         store<V>(to, x);
 }
