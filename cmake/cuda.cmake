@@ -13,9 +13,10 @@ target_compile_options(aim_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxe
                        -diag-suppress=20012>)
 set(device_libraries CUDA::cudart CUDA::cublasLt stdc++)
 
+option(AIM_CUDNN "Convolutions of the CUDA backend through cuDNN where it is found; else plain kernels serve" ON)
 find_path(CUDNN_INCLUDE cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
 find_library(CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR})
-if(CUDNN_INCLUDE AND CUDNN_LIBRARY)
+if(AIM_CUDNN AND CUDNN_INCLUDE AND CUDNN_LIBRARY)
   target_compile_definitions(aim_cuda PRIVATE AIM_CUDNN=1)
   target_include_directories(aim_cuda PRIVATE ${CUDNN_INCLUDE})
   list(APPEND device_libraries ${CUDNN_LIBRARY})

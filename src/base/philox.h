@@ -23,8 +23,15 @@ struct philox4 {
     uint32_t v[4];
 };
 
+/* Kernels of the GPU draw the same numbers. */
+#ifdef __CUDACC__
+#define PHILOX_FUNCTION static __host__ __device__ inline
+#else
+#define PHILOX_FUNCTION static inline
+#endif
+
 /* counter = (index low, index high, position, stream), key = seed. */
-static inline struct philox4 philox(uint64_t seed, uint64_t index, uint32_t position, uint32_t stream)
+PHILOX_FUNCTION struct philox4 philox(uint64_t seed, uint64_t index, uint32_t position, uint32_t stream)
 {
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32), c2 = position, c3 = stream;
@@ -38,17 +45,18 @@ static inline struct philox4 philox(uint64_t seed, uint64_t index, uint32_t posi
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    return (struct philox4){{c0, c1, c2, c3}};
+    struct philox4 drawn = {{c0, c1, c2, c3}};
+    return drawn;
 }
 
 /* Uniform in [0, 1) with 53 bits. */
-static inline double philox_double(uint32_t high, uint32_t low)
+PHILOX_FUNCTION double philox_double(uint32_t high, uint32_t low)
 {
     return (double)((((uint64_t)high << 32) | low) >> 11) * 0x1p-53;
 }
 
 /* Uniform in (0, 1), 23 bits and a half step, which float32 still tells from 1: safe under a logarithm. */
-static inline float philox_float(uint32_t bits)
+PHILOX_FUNCTION float philox_float(uint32_t bits)
 {
     return ((float)(bits >> 9) + 0.5f) * 0x1p-23f;
 }

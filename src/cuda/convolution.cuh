@@ -1,0 +1,49 @@
+/*
+ * The ways to a convolution: cuDNN (convolution.cu), and plain products over gathered patches (convolution_plain.cu), which
+ * serve every shape, without cuDNN or where it has no algorithm. Both compute what ops.def says; gradients ADD.
+ */
+#ifndef AIM_CUDA_CONVOLUTION_CUH
+#define AIM_CUDA_CONVOLUTION_CUH
+
+#include "cuda/columns.cuh"
+
+/* y, dx, dw as ops.def has them; bias may be NULL. x, y, dy, dx are of one type, w and dw are float32. */
+aim_status plain_conv2d(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
+                        const struct conv2d *how, struct tensor *y);
+aim_status plain_conv2d_inputs(struct backend *be, const struct tensor *w, const struct conv2d *how, const struct tensor *dy,
+                               struct tensor *dx);
+aim_status plain_conv2d_weights(struct backend *be, const struct tensor *x, const struct conv2d *how, const struct tensor *dy,
+                                struct tensor *dw);
+
+/* ------------------------------------------------------------------- what cuDNN needs around it (convolution_copies.cu) */
+
+/* A convolution as the op has it, and as cuDNN sees it: x within borders of its own, channels filled up. */
+struct conv {
+    int64_t N, H, W, I, OH, OW, O, kernel;
+    int grow, border; /* border: rows and columns put before x */
+    int64_t seen_H, seen_W, seen_I, seen_O;
+    int pad, stride;
+    bool x_as_is, y_as_is; /* cuDNN sees the tensor itself */
+    enum tensor_type type;
+};
+
+/* seen_O k k seen_I */
+static inline size_t conv_filter_count(const struct conv *c)
+{
+    return (size_t)(c->seen_O * c->kernel * c->kernel * c->seen_I);
+}
+
+/* x as cuDNN sees it, and the way back: dx += what reached the places that each of its values went to. */
+void conv_see_x(struct backend *be, const struct conv *c, const void *x, void *seen);
+void conv_add_seen(struct backend *be, const struct conv *c, const void *seen, void *dx);
+/* dy with its channels filled up. */
+void conv_see_dy(struct backend *be, const struct conv *c, const void *dy, void *seen);
+/* y (rows, O) = the first O channels of seen + bias (NULL: none); y may be seen. */
+void conv_finish_y(struct backend *be, const struct conv *c, const void *seen, const float *bias, void *y);
+/* The bias in the activations' type, filled up. */
+void conv_see_bias(struct backend *be, const struct conv *c, const float *bias, void *seen);
+/* w (O,I,k,k) to (seen_O,k,k,seen_I) in the activations' type, and the way back, added to dw. */
+void conv_order_filters(struct backend *be, const struct conv *c, const float *w, void *seen);
+void conv_add_filters(struct backend *be, const struct conv *c, const void *seen, float *dw);
+
+#endif
