@@ -362,10 +362,12 @@ struct decode_product {
     cublasLtMatmulAlgo_t algorithm;
 };
 
-enum { PRODUCT_WORKSPACE = 32 << 20 };
+enum { PRODUCT_WORKSPACE = 32 << 20, PRODUCT_ALIGNMENT = 256 };
 
-/* Products of bf16, or of float32 without TF32. Freed with product_free, also after a failure. */
-aim_status product_create(struct backend *be, bool is_bf16, int64_t M, int64_t N, int64_t K, struct decode_product *p);
+/* Products of bf16, or of float32 without TF32; all matrices are aligned to `alignment` bytes. Freed with product_free, also
+ * after a failure. */
+aim_status product_create(struct backend *be, bool is_bf16, int64_t M, int64_t N, int64_t K, uint32_t alignment,
+                          struct decode_product *p);
 void product_free(struct decode_product *p);
 aim_status product_run(struct backend *be, const struct decode_product *p, const void *x, const void *w, float *y,
                        void *workspace, cudaStream_t stream);

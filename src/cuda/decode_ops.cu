@@ -54,6 +54,13 @@ static const void *matching(struct backend *be, const struct tensor *x, bool is_
     return room;
 }
 
+/* The largest power of two, up to PRODUCT_ALIGNMENT, that divides all three addresses. */
+static uint32_t common_alignment(const void *a, const void *b, const void *c)
+{
+    uintptr_t bits = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | PRODUCT_ALIGNMENT;
+    return (uint32_t)(bits & (~bits + 1));
+}
+
 aim_status cuda_linear_packed(struct backend *be, const struct tensor *x, const struct tensor *w, struct tensor *y)
 {
     bool is_bf16 = w->type == T_BF16_PACKED;
@@ -62,7 +69,7 @@ aim_status cuda_linear_packed(struct backend *be, const struct tensor *x, const 
     if (!scratch) return AIM_ERR_MEMORY;
     const void *input = matching(be, x, is_bf16, scratch + PRODUCT_WORKSPACE);
     struct decode_product product;
-    aim_status status = product_create(be, is_bf16, M, N, K, &product);
+    aim_status status = product_create(be, is_bf16, M, N, K, common_alignment(input, w->data, y->data), &product);
     if (status == AIM_OK) status = product_run(be, &product, input, w->data, f32(y), scratch, cuda_of(be)->stream);
     product_free(&product);
     return status == AIM_OK ? cuda_launched(be, "linear_packed") : status;

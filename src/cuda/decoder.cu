@@ -184,9 +184,9 @@ static aim_status graph_prepare(struct decoder *d)
     const struct decode_view *a = &d->view;
     if (g->run && g->streams == a->R && g->pictures == a->pictures && same_filter(&g->filter, &a->filter)) return AIM_OK;
     graph_clear(g);
-    TRY(product_create(be, d->is_bf16, a->R, a->W, a->d, &g->products.in));
-    TRY(product_create(be, d->is_bf16, a->R, a->d, a->E, &g->products.out));
-    TRY(product_create(be, d->is_bf16, a->R, a->V, a->d, &g->products.head));
+    TRY(product_create(be, d->is_bf16, a->R, a->W, a->d, PRODUCT_ALIGNMENT, &g->products.in));
+    TRY(product_create(be, d->is_bf16, a->R, a->d, a->E, PRODUCT_ALIGNMENT, &g->products.out));
+    TRY(product_create(be, d->is_bf16, a->R, a->V, a->d, PRODUCT_ALIGNMENT, &g->products.head));
     cudaGraph_t graph = NULL;
     aim_status status = capture_step(d, &graph);
     if (status == AIM_OK) status = cuda_check(be->ctx, cudaGraphInstantiate(&g->run, graph, 0), "cudaGraphInstantiate");

@@ -16,6 +16,13 @@ static struct ssd_cache cache_shape(const struct ar_config *c)
     return (struct ssd_cache){.heads = ar_heads(c), .state_size = c->d_state, .blocks = (tokens + SSD_BLOCK - 1) / SSD_BLOCK};
 }
 
+/* Floats of a row of a step's activations, up to whole 256 bytes: kernels and libraries like their tensors aligned. */
+static int64_t padded(int64_t width)
+{
+    enum { FLOATS = 64 };
+    return (width + FLOATS - 1) / FLOATS * FLOATS;
+}
+
 static struct sizes sizes_of(const struct ar_config *c)
 {
     struct ssd_cache cache = cache_shape(c);
@@ -29,7 +36,7 @@ static struct sizes sizes_of(const struct ar_config *c)
         .conv = (CONV_WIDTH - 1) * ar_conv_width(c),
         .modulation = 3 * d,
         .final_modulation = 2 * d,
-        .work = 3 * d + ar_in_width(c) + ar_conv_width(c) + 2 * E,
+        .work = 3 * padded(d) + padded(ar_in_width(c)) + padded(ar_conv_width(c)) + 2 * padded(E),
         .vocabulary = c->vocab_size,
     };
 }
@@ -199,7 +206,7 @@ static aim_status run(struct engine *e, int64_t R, int64_t t)
     struct backend *be = ar->ctx->backend;
     int64_t d = c->d_model, E = ar_inner(c), C = ar_conv_width(c), W = ar_in_width(c), V = c->vocab_size;
     float *at = e->work;
-#define TAKE(width) (at += R * (width), at - R * (width))
+#define TAKE(width) (at += R * padded(width), at - R * padded(width))
     struct tensor r = tensor_view(T_F32, TAKE(d), R, 1, d, 0), h = tensor_view(T_F32, TAKE(d), R, 1, d, 0);
     struct tensor m = tensor_view(T_F32, TAKE(d), R, 1, d, 0), zxbcdt = tensor_view(T_F32, TAKE(W), R, W, 0, 0);
     struct tensor xbc = tensor_view(T_F32, TAKE(C), R, C, 0, 0), y = tensor_view(T_F32, TAKE(E), R, E, 0, 0);
