@@ -45,17 +45,29 @@ aim_status aim_encode(aim_model *m, const float *pixels, int64_t count, int heig
     return status;
 }
 
-/* One picture: ids (rows*columns) to pixels (3, rows*f, columns*f). */
-static aim_status decode_one(aim_model *m, const int32_t *ids, int rows, int columns, float *pixels)
+/* ids (count, rows*columns) to pixels (count, 3, rows*f, columns*f) in one go. */
+static aim_status decode_together(aim_model *m, const int32_t *ids, int64_t count, int rows, int columns, float *pixels)
 {
     struct exec *ex = &m->ex;
     ex->status = AIM_OK;
-    struct tensor *codes = tensor_from_host(ex, T_I32, SHAPE((int64_t)rows * columns), ids);
-    struct tensor *picture = vq_decode(ex, m->vq, codes, 1, rows, columns);
-    tensor_read(ex, picture, pixels);
+    struct tensor *codes = tensor_from_host(ex, T_I32, SHAPE(count * rows * columns), ids);
+    struct tensor *pictures = vq_decode(ex, m->vq, codes, count, rows, columns);
+    tensor_read(ex, pictures, pixels);
     tensor_drop(codes);
-    tensor_drop(picture);
+    tensor_drop(pictures);
     return ex->status;
+}
+
+/* How many of `count` pictures go through the decoder together: one fills a CPU, a device of its own takes more, as far as
+ * a quarter of what is free holds them. */
+static int64_t pictures_together(const aim_model *m, int64_t count, int rows, int columns)
+{
+    struct backend *be = m->ctx->backend;
+    enum { MOST = 16, PARTS = 4 };
+    if (be->memory.host) return 1;
+    int64_t n = count < MOST ? count : MOST, bytes = vq_activation_bytes(&m->config.vq, rows, columns);
+    while (n > 1 && n * bytes > be->memory.available(be) / PARTS) n /= 2;
+    return n;
 }
 
 aim_status aim_decode(aim_model *m, const int64_t *codes, int64_t count, int rows, int columns, float *pixels)
@@ -71,9 +83,11 @@ aim_status aim_decode(aim_model *m, const int64_t *codes, int64_t count, int row
     int32_t *ids;
     TRY(model_narrow(ctx, codes, count * tokens, m->config.vq.codebook_size, "code", &ids));
     aim_status status = AIM_OK;
-    for (int64_t i = 0; i < count && status == AIM_OK; i++) {
+    int64_t together = pictures_together(m, count, rows, columns);
+    for (int64_t i = 0; i < count && status == AIM_OK; i += together) {
+        int64_t n = count - i < together ? count - i : together;
         status = aim_progress(ctx, "decoding", i, count);
-        if (status == AIM_OK) status = decode_one(m, ids + i * tokens, rows, columns, pixels + i * values);
+        if (status == AIM_OK) status = decode_together(m, ids + i * tokens, n, rows, columns, pixels + i * values);
     }
     mem_free(ids);
     return status == AIM_OK ? aim_progress(ctx, "decoding", count, count) : status;
@@ -158,10 +172,11 @@ struct painting {
     int64_t batch, count, tokens, side; /* side: pixels; 0 when pictures are not decoded */
     int64_t units, done;                /* progress: a decoded picture counts as half of its tokens */
     int64_t beside;                     /* pictures of the batch that is being painted */
+    int64_t together;                   /* pictures that are decoded in one go */
     const int64_t *labels;
     int32_t *ids, *classes; /* (batch, T); (batch) */
     int64_t *wide;          /* (T) */
-    float *pixels;
+    float *pixels;          /* (together, 3, side, side) */
     int64_t *codes_out;
     aim_image *images_out;
 };
@@ -221,9 +236,11 @@ static aim_status prepare(struct painting *p)
     p->ids = mem_array(ctx, batch * (size_t)p->tokens, sizeof *p->ids, MEM_MISC);
     p->classes = mem_array(ctx, batch, sizeof *p->classes, MEM_MISC);
     p->wide = mem_array(ctx, (size_t)p->tokens, sizeof *p->wide, MEM_MISC);
-    p->pixels = mem_array(ctx, (size_t)(3 * p->side * p->side), sizeof *p->pixels, MEM_IMAGE);
-    if (!p->ids || !p->classes || !p->wide || !p->pixels) return AIM_ERR_MEMORY;
-    return engine_create(m->ar, p->batch * (o->cfg != 1 ? 2 : 1), &p->engine);
+    if (!p->ids || !p->classes || !p->wide) return AIM_ERR_MEMORY;
+    TRY(engine_create(m->ar, p->batch * (o->cfg != 1 ? 2 : 1), &p->engine));
+    p->together = paints ? pictures_together(m, p->batch, grid, grid) : p->batch;
+    p->pixels = mem_array(ctx, (size_t)(p->together * 3 * p->side * p->side), sizeof *p->pixels, MEM_IMAGE);
+    return p->pixels ? AIM_OK : AIM_ERR_MEMORY;
 }
 
 static aim_status report(struct painting *p, int64_t units)
@@ -258,20 +275,18 @@ static aim_status paint_tokens(struct painting *p, int64_t first, int64_t n)
     return AIM_OK;
 }
 
-/* Decodes picture i of the batch and hands it out. */
-static aim_status deliver(struct painting *p, int64_t first, int64_t i)
+/* Hands out picture i of the batch, whose pixels are decoded. */
+static aim_status deliver(struct painting *p, int64_t first, int64_t i, const float *pixels)
 {
     aim_context *ctx = p->model->ctx;
     const aim_generate_options *o = p->options;
     const int32_t *ids = p->ids + i * p->tokens;
     aim_image image = {0};
-    int grid = ar_grid(&p->model->config.ar);
     for (int64_t t = 0; t < p->tokens; t++) p->wide[t] = ids[t];
     if (p->codes_out) memcpy(p->codes_out + (first + i) * p->tokens, p->wide, (size_t)p->tokens * sizeof *p->wide);
     if (p->side) {
-        TRY(decode_one(p->model, ids, grid, grid, p->pixels));
         TRY(aim_image_create(ctx, (int)p->side, (int)p->side, &image));
-        aim_image_from_float(p->pixels, &image);
+        aim_image_from_float(pixels, &image);
     }
     int stop = o->picture ? o->picture(o->user, first + i, p->labels[first + i], p->wide, p->side ? &image : NULL) : 0;
     if (p->images_out)
@@ -282,6 +297,18 @@ static aim_status deliver(struct painting *p, int64_t first, int64_t i)
     return report(p, p->units - p->tokens);
 }
 
+/* Decodes and hands out the n pictures of a batch. */
+static aim_status deliver_batch(struct painting *p, int64_t first, int64_t n)
+{
+    int grid = ar_grid(&p->model->config.ar);
+    for (int64_t i = 0; i < n; i += p->together) {
+        int64_t count = n - i < p->together ? n - i : p->together;
+        if (p->side) TRY(decode_together(p->model, p->ids + i * p->tokens, count, grid, grid, p->pixels));
+        for (int64_t k = 0; k < count; k++) TRY(deliver(p, first, i + k, p->pixels + k * 3 * p->side * p->side));
+    }
+    return AIM_OK;
+}
+
 static aim_status paint(struct painting *p)
 {
     TRY(prepare(p));
@@ -289,7 +316,7 @@ static aim_status paint(struct painting *p)
     for (int64_t first = 0; first < p->count; first += p->batch) {
         int64_t n = p->count - first < p->batch ? p->count - first : p->batch;
         TRY(paint_tokens(p, first, n));
-        for (int64_t i = 0; i < n; i++) TRY(deliver(p, first, i));
+        TRY(deliver_batch(p, first, n));
     }
     return AIM_OK;
 }
