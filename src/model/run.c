@@ -8,22 +8,45 @@
 
 /* ---------------------------------------------------------------------------------- encode, decode, score */
 
-static aim_status encode(aim_model *m, const float *pixels, int64_t count, int height, int width, int32_t *ids, int64_t *codes)
+/*
+ * Pictures that go through the tokenizer together: one on the CPU, whose cores a picture keeps busy and whose results must not
+ * depend on it; on a device as many as it takes to fill it, if memory allows.
+ */
+static int64_t pictures_together(aim_model *m, int64_t rows, int64_t columns)
+{
+    enum { FULL = 32 };
+    struct backend *be = m->ctx->backend;
+    int64_t n = be->memory.host ? 1 : FULL, each = vq_activation_bytes(&m->config.vq, rows, columns);
+    int64_t room = n > 1 ? be->memory.available(be) : 0;
+    while (n > 1 && n * each > room) n /= 2;
+    return n;
+}
+
+/* pixels (n, 3, height, width) to ids (n, tokens) */
+static aim_status encode_some(aim_model *m, const float *pixels, int64_t n, int height, int width, int32_t *ids)
+{
+    struct exec *ex = &m->ex;
+    ex->status = AIM_OK;
+    struct tensor *pictures = tensor_from_host(ex, T_F32, SHAPE(n, 3, height, width), pixels);
+    struct tensor *z = vq_latent(ex, m->vq, pictures), *found = vq_quantise(ex, m->vq, z);
+    tensor_read(ex, found, ids);
+    tensor_drop(pictures);
+    tensor_drop(z);
+    tensor_drop(found);
+    return ex->status;
+}
+
+/* ids has room for `together` pictures. */
+static aim_status encode(aim_model *m, const float *pixels, int64_t count, int height, int width, int64_t together,
+                         int32_t *ids, int64_t *codes)
 {
     int f = vq_downsample(&m->config.vq);
     int64_t tokens = (int64_t)(height / f) * (width / f), values = 3 * (int64_t)height * width;
-    struct exec *ex = &m->ex;
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < count; i += together) {
+        int64_t n = count - i < together ? count - i : together;
         TRY(aim_progress(m->ctx, "encoding", i, count));
-        ex->status = AIM_OK;
-        struct tensor *picture = tensor_from_host(ex, T_F32, SHAPE(1, 3, height, width), pixels + i * values);
-        struct tensor *z = vq_latent(ex, m->vq, picture), *found = vq_quantise(ex, m->vq, z);
-        tensor_read(ex, found, ids);
-        for (int64_t t = 0; t < tokens; t++) codes[i * tokens + t] = ids[t];
-        tensor_drop(picture);
-        tensor_drop(z);
-        tensor_drop(found);
-        TRY(ex->status);
+        TRY(encode_some(m, pixels + i * values, n, height, width, ids));
+        for (int64_t t = 0; t < n * tokens; t++) codes[i * tokens + t] = ids[t];
     }
     return aim_progress(m->ctx, "encoding", count, count);
 }
@@ -38,36 +61,25 @@ aim_status aim_encode(aim_model *m, const float *pixels, int64_t count, int heig
                         height);
     TRY(model_check_memory(m, vq_activation_bytes(&m->config.vq, height / f, width / f), "encoding a picture of this size",
                            "use a smaller picture"));
-    int32_t *ids = mem_array(ctx, (size_t)(height / f) * (size_t)(width / f), sizeof *ids, MEM_MISC);
+    int64_t together = pictures_together(m, height / f, width / f);
+    int32_t *ids = mem_array(ctx, (size_t)together * (size_t)(height / f) * (size_t)(width / f), sizeof *ids, MEM_MISC);
     if (!ids) return AIM_ERR_MEMORY;
-    aim_status status = encode(m, pixels, count, height, width, ids, codes);
+    aim_status status = encode(m, pixels, count, height, width, together, ids, codes);
     mem_free(ids);
     return status;
 }
 
-/* ids (count, rows*columns) to pixels (count, 3, rows*f, columns*f) in one go. */
-static aim_status decode_together(aim_model *m, const int32_t *ids, int64_t count, int rows, int columns, float *pixels)
+/* ids (n, rows*columns) to pixels (n, 3, rows*f, columns*f) */
+static aim_status decode_some(aim_model *m, const int32_t *ids, int64_t n, int rows, int columns, float *pixels)
 {
     struct exec *ex = &m->ex;
     ex->status = AIM_OK;
-    struct tensor *codes = tensor_from_host(ex, T_I32, SHAPE(count * rows * columns), ids);
-    struct tensor *pictures = vq_decode(ex, m->vq, codes, count, rows, columns);
+    struct tensor *codes = tensor_from_host(ex, T_I32, SHAPE(n * rows * columns), ids);
+    struct tensor *pictures = vq_decode(ex, m->vq, codes, n, rows, columns);
     tensor_read(ex, pictures, pixels);
     tensor_drop(codes);
     tensor_drop(pictures);
     return ex->status;
-}
-
-/* How many of `count` pictures go through the decoder together: one fills a CPU, a device of its own takes more, as far as
- * a quarter of what is free holds them. */
-static int64_t pictures_together(const aim_model *m, int64_t count, int rows, int columns)
-{
-    struct backend *be = m->ctx->backend;
-    enum { MOST = 16, PARTS = 4 };
-    if (be->memory.host) return 1;
-    int64_t n = count < MOST ? count : MOST, bytes = vq_activation_bytes(&m->config.vq, rows, columns);
-    while (n > 1 && n * bytes > be->memory.available(be) / PARTS) n /= 2;
-    return n;
 }
 
 aim_status aim_decode(aim_model *m, const int64_t *codes, int64_t count, int rows, int columns, float *pixels)
@@ -82,12 +94,12 @@ aim_status aim_decode(aim_model *m, const int64_t *codes, int64_t count, int row
                            "decode a smaller grid"));
     int32_t *ids;
     TRY(model_narrow(ctx, codes, count * tokens, m->config.vq.codebook_size, "code", &ids));
+    int64_t together = pictures_together(m, rows, columns);
     aim_status status = AIM_OK;
-    int64_t together = pictures_together(m, count, rows, columns);
     for (int64_t i = 0; i < count && status == AIM_OK; i += together) {
         int64_t n = count - i < together ? count - i : together;
         status = aim_progress(ctx, "decoding", i, count);
-        if (status == AIM_OK) status = decode_together(m, ids + i * tokens, n, rows, columns, pixels + i * values);
+        if (status == AIM_OK) status = decode_some(m, ids + i * tokens, n, rows, columns, pixels + i * values);
     }
     mem_free(ids);
     return status == AIM_OK ? aim_progress(ctx, "decoding", count, count) : status;
@@ -238,7 +250,8 @@ static aim_status prepare(struct painting *p)
     p->wide = mem_array(ctx, (size_t)p->tokens, sizeof *p->wide, MEM_MISC);
     if (!p->ids || !p->classes || !p->wide) return AIM_ERR_MEMORY;
     TRY(engine_create(m->ar, p->batch * (o->cfg != 1 ? 2 : 1), &p->engine));
-    p->together = paints ? pictures_together(m, p->batch, grid, grid) : p->batch;
+    p->together = paints ? pictures_together(m, grid, grid) : 1; /* of what the engine has left */
+    if (p->together > p->batch) p->together = p->batch;
     p->pixels = mem_array(ctx, (size_t)(p->together * 3 * p->side * p->side), sizeof *p->pixels, MEM_IMAGE);
     return p->pixels ? AIM_OK : AIM_ERR_MEMORY;
 }
@@ -275,18 +288,21 @@ static aim_status paint_tokens(struct painting *p, int64_t first, int64_t n)
     return AIM_OK;
 }
 
-/* Hands out picture i of the batch, whose pixels are decoded. */
-static aim_status deliver(struct painting *p, int64_t first, int64_t i, const float *pixels)
+/* Hands out picture i of a batch of n, decoding it and those beside it first where their turn has come. */
+static aim_status deliver(struct painting *p, int64_t first, int64_t i, int64_t n)
 {
     aim_context *ctx = p->model->ctx;
     const aim_generate_options *o = p->options;
     const int32_t *ids = p->ids + i * p->tokens;
     aim_image image = {0};
+    int grid = ar_grid(&p->model->config.ar);
     for (int64_t t = 0; t < p->tokens; t++) p->wide[t] = ids[t];
     if (p->codes_out) memcpy(p->codes_out + (first + i) * p->tokens, p->wide, (size_t)p->tokens * sizeof *p->wide);
     if (p->side) {
+        int64_t place = i % p->together, some = n - i < p->together ? n - i : p->together;
+        if (place == 0) TRY(decode_some(p->model, ids, some, grid, grid, p->pixels));
         TRY(aim_image_create(ctx, (int)p->side, (int)p->side, &image));
-        aim_image_from_float(pixels, &image);
+        aim_image_from_float(p->pixels + place * 3 * p->side * p->side, &image);
     }
     int stop = o->picture ? o->picture(o->user, first + i, p->labels[first + i], p->wide, p->side ? &image : NULL) : 0;
     if (p->images_out)
@@ -297,18 +313,6 @@ static aim_status deliver(struct painting *p, int64_t first, int64_t i, const fl
     return report(p, p->units - p->tokens);
 }
 
-/* Decodes and hands out the n pictures of a batch. */
-static aim_status deliver_batch(struct painting *p, int64_t first, int64_t n)
-{
-    int grid = ar_grid(&p->model->config.ar);
-    for (int64_t i = 0; i < n; i += p->together) {
-        int64_t count = n - i < p->together ? n - i : p->together;
-        if (p->side) TRY(decode_together(p->model, p->ids + i * p->tokens, count, grid, grid, p->pixels));
-        for (int64_t k = 0; k < count; k++) TRY(deliver(p, first, i + k, p->pixels + k * 3 * p->side * p->side));
-    }
-    return AIM_OK;
-}
-
 static aim_status paint(struct painting *p)
 {
     TRY(prepare(p));
@@ -316,7 +320,7 @@ static aim_status paint(struct painting *p)
     for (int64_t first = 0; first < p->count; first += p->batch) {
         int64_t n = p->count - first < p->batch ? p->count - first : p->batch;
         TRY(paint_tokens(p, first, n));
-        TRY(deliver_batch(p, first, n));
+        for (int64_t i = 0; i < n; i++) TRY(deliver(p, first, i, n));
     }
     return AIM_OK;
 }
