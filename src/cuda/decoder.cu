@@ -187,6 +187,8 @@ static aim_status graph_prepare(struct decoder *d)
     TRY(product_create(be, d->is_bf16, a->R, a->W, a->d, PRODUCT_ALIGNMENT, &g->products.in));
     TRY(product_create(be, d->is_bf16, a->R, a->d, a->E, PRODUCT_ALIGNMENT, &g->products.out));
     TRY(product_create(be, d->is_bf16, a->R, a->V, a->d, PRODUCT_ALIGNMENT, &g->products.head));
+    /* Once without capture: what loads on first use does so now. Its token is drawn again. */
+    TRY(decode_graph_step(be, a, d->is_bf16, &g->products, d->layers, cuda_of(be)->stream));
     cudaGraph_t graph = NULL;
     aim_status status = capture_step(d, &graph);
     if (status == AIM_OK) status = cuda_check(be->ctx, cudaGraphInstantiate(&g->run, graph, 0), "cudaGraphInstantiate");
@@ -236,6 +238,7 @@ static aim_status decoder_paint(struct decoder *d, const struct decoder_job *job
     TRY(m->zero(be, a->t, sizeof *a->t));
     bool persistent = decode_persistent_fits(cuda_of(be), a, d->is_bf16);
     if (!persistent) TRY(graph_prepare(d));
+    TRY(m->zero(be, a->t, sizeof *a->t)); /* preparing a graph runs a step */
     TRY(run_tokens(d, job, persistent));
     TRY(m->download(be, job->codes, a->tokens, tokens * sizeof *job->codes));
     return job->progress(job->user, a->T);
