@@ -48,7 +48,7 @@ static aim_status run(aim_model *model, const char *preset, const char *weights,
     struct sampling how = {.cfg = 4, .temperature = 1, .top_p = 1};
     int n = 0;
     if (!tokens) return AIM_ERR_MEMORY;
-    aim_status status = engine_create(model->ar, streams, &engine);
+    aim_status status = engine_create_stepping(model->ar, streams, &engine);
     if (status == AIM_OK) status = engine_begin(engine, tokens, streams);
     double bytes = weight_bytes(model->ar), before = ceiling_read_gbs(ctx->threads);
     for (int64_t t = 1; t < c->num_tokens && n < MAX_STEPS && status == AIM_OK; t += STRIDE) {

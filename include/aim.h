@@ -352,6 +352,21 @@ AIM_API aim_status aim_train_ar(aim_context *ctx, const aim_train_ar_options *op
  * weights of a checkpoint instead. Matrices in bf16, f32, or as they are. */
 AIM_API aim_status aim_convert(aim_model *model, int adaln, int average, aim_weights weights, const char *directory);
 
+/* --------------------------------------------------------------------------------------------- benchmarks */
+
+typedef struct aim_bench_result {
+    int batch;                                      /* pictures painted together, with guidance */
+    double token_ms;                                /* one token of them all; 0: the batch does not fit in memory */
+    double codes_per_second, pictures_per_second;   /* whole pictures, without and with turning codes into pixels */
+    double bytes, operations;                       /* that a token reads and computes at least, on average */
+    double bytes_per_second, operations_per_second; /* what copies and large products reach in the same run */
+    int64_t memory;                                 /* bytes taken */
+} aim_bench_result;
+
+/* Paints with a new model of this preset for each of `count` batches; medians into results (count). AUTO is BF16. */
+AIM_API aim_status aim_bench(aim_context *ctx, const char *preset, aim_weights weights, const int *batches, int count,
+                             aim_bench_result *results);
+
 /* ----------------------------------------------------------------------------------------------- arrays */
 
 typedef enum aim_dtype {

@@ -52,9 +52,10 @@ enum command_bit {
     FOR_EXTRACT = 128,
     FOR_TRAIN_AR = 256,
     FOR_CONVERT = 512,
-    FOR_ALL = 1023,
+    FOR_BENCH = 1024,
+    FOR_ALL = 2047,
     FOR_TRAIN = FOR_TRAIN_AR,
-    FOR_MODEL = FOR_ALL & ~(FOR_INIT | FOR_TRAIN)
+    FOR_MODEL = FOR_ALL & ~(FOR_INIT | FOR_TRAIN | FOR_BENCH)
 };
 
 struct option {

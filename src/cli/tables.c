@@ -35,6 +35,12 @@ const struct option options_table[] = {
      "pictures worked on together; 0 is chosen to fit in memory. It does not change the result"},
     {"preset", 0, "NAME", OPTION_CHOICE, AT(preset), 0, 0, "AiM-B|AiM-L|AiM-XL|AiM-1B|tiny", NULL, FOR_INIT, GROUP_COMMAND,
      "size of the model"},
+    {"preset", 0, "NAME", OPTION_CHOICE, AT(preset), 0, 0, "AiM-B|AiM-L|AiM-XL|AiM-1B|tiny", "AiM-B", FOR_BENCH, GROUP_COMMAND,
+     "size of the model"},
+    {"batch", 0, "B", OPTION_INTEGER, AT(batch), 0, 10000, "0 to 10000", "0", FOR_BENCH, GROUP_COMMAND,
+     "pictures painted together; 0 is 1, 8, 64 and 256, one after the other"},
+    {"weights", 0, "TYPE", OPTION_CHOICE, AT(weights), 0, 0, "auto|f32|bf16", "auto", FOR_BENCH, GROUP_COMMAND,
+     "how matrices are kept; auto is bf16"},
     {"seed", 0, "S", OPTION_SEED, AT(seed), 0, 0, "a whole number from 0 to 18446744073709551615", "0",
      FOR_GENERATE | FOR_INIT | FOR_TRAIN, GROUP_COMMAND, "start of the random numbers; the same seed gives the same result"},
     {"size", 0, "N", OPTION_INTEGER, AT(size), 1, 65536, "1 to 65536", NULL, FOR_PICTURES | FOR_EXTRACT | FOR_TRAIN,
@@ -224,6 +230,13 @@ const struct command commands_table[] = {
      "a folder with config.json and model.safetensors, in the format of the official code.",
      "aim convert -m run/model -o per-layer --adaln layer\n"
      "aim convert -m run/model -o small --weights bf16"},
+    {"bench", FOR_BENCH, command_bench, "measure how fast this machine paints", "[--preset NAME] [--batch B] [--weights TYPE]",
+     NULL, NULL, false,
+     "Paints with a new model of random weights, guidance on, with and without turning codes into pictures; the shares are of "
+     "what memory copies and large products reach in the same run.",
+     "a table on stdout, or one JSON object with --json.",
+     "aim bench --device cuda --preset AiM-XL\n"
+     "aim bench --preset tiny --batch 8 --json"},
     {"info", FOR_INFO, command_info, "describe a model: sizes, parameters, memory", "[-m PATH] [--tensors] [--json]", NULL,
      NULL, false,
      "Memory is what 'aim generate' needs, weights included, for one picture and for eight at once, with guidance.",

@@ -1,4 +1,4 @@
-#include "cuda/device.cuh"
+#include "cuda/decode.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,7 +105,8 @@ static aim_status find_device(struct backend *be, struct cuda *c)
         return aim_fail(be->ctx, AIM_ERR_UNSUPPORTED, "no NVIDIA GPU can be used here (%s)",
                         error != cudaSuccess ? cudaGetErrorString(error) : "none was found");
     if (c->ordinal >= count)
-        return aim_fail(be->ctx, AIM_ERR_ARGUMENT, "there is no GPU %d: this machine has %d, numbered from 0", c->ordinal, count);
+        return aim_fail(be->ctx, AIM_ERR_ARGUMENT, "there is no GPU %d: this machine has %d, numbered from 0", c->ordinal,
+                        count);
     CUDA_TRY(be, cudaSetDevice(c->ordinal));
     struct cudaDeviceProp properties;
     CUDA_TRY(be, cudaGetDeviceProperties(&properties, c->ordinal));
@@ -137,6 +138,7 @@ aim_status cuda_attach(struct backend *be, int ordinal)
     be->memory.copy = copy;
     be->memory.zero = zero;
     be->memory.available = available;
+    be->decoder = &cuda_decoder;
 #define OP(name, parameters) be->op.name = cuda_##name;
 #include "tensor/ops.def"
 #undef OP

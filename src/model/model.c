@@ -273,12 +273,23 @@ aim_status model_need_vq(aim_model *m)
     return status;
 }
 
+static const struct tensor_entry *word_embeddings(const aim_model *m)
+{
+    return m->config.has_ar ? params_find(&m->ar_table, "backbone.embeddings.word_embeddings.weight")->entry : NULL;
+}
+
+/* Whether the matrices of stage 2 will be bf16, as far as the file's type tells. */
+static bool has_bf16_matrices(const aim_model *m)
+{
+    const struct tensor_entry *words = word_embeddings(m);
+    return m->weights == AIM_WEIGHTS_BF16 || (m->weights == AIM_WEIGHTS_AUTO && words && words->dtype == FILE_BF16);
+}
+
 int64_t model_weight_bytes(const aim_model *m)
 {
-    const struct tensor_entry *words =
-        m->config.has_ar ? params_find(&m->ar_table, "backbone.embeddings.word_embeddings.weight")->entry : NULL;
-    bool bf16 = m->weights == AIM_WEIGHTS_BF16 || (m->weights == AIM_WEIGHTS_AUTO && words && words->dtype == FILE_BF16);
-    int64_t bytes = words ? ar_weight_bytes(&m->config.ar, bf16, words->dtype != FILE_F32) : 0;
+    const struct tensor_entry *words = word_embeddings(m);
+    bool copies = words && (words->dtype != FILE_F32 || !m->ctx->backend->memory.host);
+    int64_t bytes = words ? ar_weight_bytes(&m->config.ar, has_bf16_matrices(m), copies) : 0;
     /* Convolution weights are kept a second time in the form the kernels like, some of them larger. */
     enum { VQ_FORMS = 2 };
     return bytes + VQ_FORMS * 4 * (m->config.has_vq ? params_parameters(&m->vq_table) : 0);
@@ -287,7 +298,8 @@ int64_t model_weight_bytes(const aim_model *m)
 int64_t aim_model_memory(const aim_model *m, int batch, int with_guidance)
 {
     int64_t bytes = model_weight_bytes(m);
-    if (m->config.has_ar) bytes += engine_bytes(&m->config.ar, (int64_t)batch * (with_guidance ? 2 : 1));
+    int64_t streams = (int64_t)batch * (with_guidance ? 2 : 1);
+    if (m->config.has_ar) bytes += engine_bytes(m->ctx->backend, &m->config.ar, has_bf16_matrices(m), streams);
     int grid = m->config.has_ar ? ar_grid(&m->config.ar) : 16;
     if (m->config.has_vq) bytes += vq_activation_bytes(&m->config.vq, grid, grid);
     return bytes;

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/philox.h"
 #include "model/engine.h"
 #include "model/model.h"
 
@@ -184,12 +183,12 @@ struct painting {
     struct engine *engine;
     int64_t batch, count, tokens, side; /* side: pixels; 0 when pictures are not decoded */
     int64_t units, done;                /* progress: a decoded picture counts as half of its tokens */
+    int64_t beside;                     /* pictures of the batch that is being painted */
+    int64_t together;                   /* pictures that are decoded in one go */
     const int64_t *labels;
-    int32_t *ids, *step, *classes; /* (batch, T); (2 batch); (2 batch) */
-    int64_t *wide;                 /* (T) */
-    double *uniform;               /* (batch) */
-    int64_t together;              /* pictures decoded at a time */
-    float *pixels;                 /* of those */
+    int32_t *ids, *classes; /* (batch, T); (batch) */
+    int64_t *wide;          /* (T) */
+    float *pixels;          /* (together, 3, side, side) */
     int64_t *codes_out;
     aim_image *images_out;
 };
@@ -206,7 +205,8 @@ static aim_status check_options(aim_context *ctx, const aim_generate_options *o,
     return AIM_OK;
 }
 
-/* The batch asked for, or the largest of 8, 4, 2, 1 that fits. */
+/* The batch asked for, or the largest of the usual one, its half, its quarter, ... that fits: a device of its own has many
+ * more multiprocessors to keep busy than a CPU has cores. */
 static aim_status choose_batch(struct painting *p)
 {
     aim_model *m = p->model;
@@ -214,8 +214,8 @@ static aim_status choose_batch(struct painting *p)
     struct backend *be = m->ctx->backend;
     int64_t room = be->memory.available(be);
     int64_t built = m->ar ? model_weight_bytes(m) : 0; /* already inside `total` */
-    enum { USUAL = 8 };
-    p->batch = p->options->batch ? p->options->batch : USUAL;
+    enum { USUAL = 8, USUAL_ON_DEVICE = 64 };
+    p->batch = p->options->batch ? p->options->batch : be->memory.host ? USUAL : USUAL_ON_DEVICE;
     if (p->batch > p->count) p->batch = p->count;
     while (!p->options->batch && p->batch > 1 && aim_model_memory(m, (int)p->batch, guided) - built > room) p->batch /= 2;
     if (p->batch > INT32_MAX / 2) return aim_fail(m->ctx, AIM_ERR_ARGUMENT, "the batch is too large");
@@ -246,15 +246,14 @@ static aim_status prepare(struct painting *p)
     p->sampling = (struct sampling){.cfg = o->cfg, .temperature = o->temperature, .top_p = o->top_p, .top_k = o->top_k};
     size_t batch = (size_t)p->batch;
     p->ids = mem_array(ctx, batch * (size_t)p->tokens, sizeof *p->ids, MEM_MISC);
-    p->step = mem_array(ctx, 2 * batch, sizeof *p->step, MEM_MISC);
-    p->classes = mem_array(ctx, 2 * batch, sizeof *p->classes, MEM_MISC);
+    p->classes = mem_array(ctx, batch, sizeof *p->classes, MEM_MISC);
     p->wide = mem_array(ctx, (size_t)p->tokens, sizeof *p->wide, MEM_MISC);
-    p->uniform = mem_array(ctx, batch, sizeof *p->uniform, MEM_MISC);
-    p->together = paints ? pictures_together(m, grid, grid) : 1;
+    if (!p->ids || !p->classes || !p->wide) return AIM_ERR_MEMORY;
+    TRY(engine_create(m->ar, p->batch * (o->cfg != 1 ? 2 : 1), &p->engine));
+    p->together = paints ? pictures_together(m, grid, grid) : 1; /* of what the engine has left */
     if (p->together > p->batch) p->together = p->batch;
     p->pixels = mem_array(ctx, (size_t)(p->together * 3 * p->side * p->side), sizeof *p->pixels, MEM_IMAGE);
-    if (!p->ids || !p->step || !p->classes || !p->wide || !p->uniform || !p->pixels) return AIM_ERR_MEMORY;
-    return engine_create(m->ar, p->batch * (o->cfg != 1 ? 2 : 1), &p->engine);
+    return p->pixels ? AIM_OK : AIM_ERR_MEMORY;
 }
 
 static aim_status report(struct painting *p, int64_t units)
@@ -263,32 +262,29 @@ static aim_status report(struct painting *p, int64_t units)
     return aim_progress(p->model->ctx, "painting", p->done, p->count * p->units);
 }
 
+/* The engine has `tokens` tokens of every picture of the batch, which starts at p->done. */
+static aim_status on_tokens(void *user, int64_t tokens)
+{
+    struct painting *p = user;
+    return aim_progress(p->model->ctx, "painting", p->done + p->beside * tokens, p->count * p->units);
+}
+
 /* Tokens of pictures first .. first+n. */
 static aim_status paint_tokens(struct painting *p, int64_t first, int64_t n)
 {
-    const struct ar_config *c = &p->model->config.ar;
-    bool guided = p->options->cfg != 1;
-    for (int64_t i = 0; i < n; i++) {
-        p->classes[i] = (int32_t)p->labels[first + i];
-        p->classes[n + i] = c->num_classes;
-    }
-    for (int64_t t = 0; t < p->tokens; t++) {
-        if (t == 0)
-            TRY(engine_begin(p->engine, p->classes, guided ? 2 * n : n));
-        else
-            TRY(engine_step(p->engine, p->step, t));
-        for (int64_t i = 0; i < n; i++) {
-            uint64_t index = (uint64_t)(p->options->first_index + first + i);
-            struct philox4 r = philox(p->options->seed, index, (uint32_t)t, PHILOX_SAMPLE);
-            p->uniform[i] = philox_double(r.v[0], r.v[1]);
-        }
-        TRY(engine_sample(p->engine, &p->sampling, n, p->uniform, p->step));
-        for (int64_t i = 0; i < n; i++) {
-            p->ids[i * p->tokens + t] = p->step[i];
-            p->step[n + i] = p->step[i]; /* both guidance streams are fed the same token */
-        }
-        TRY(report(p, n));
-    }
+    const aim_generate_options *o = p->options;
+    for (int64_t i = 0; i < n; i++) p->classes[i] = (int32_t)p->labels[first + i];
+    p->beside = n;
+    struct engine_job job = {.pictures = n,
+                             .labels = p->classes,
+                             .how = p->sampling,
+                             .seed = o->seed,
+                             .first_index = (uint64_t)(o->first_index + first),
+                             .codes = p->ids,
+                             .progress = on_tokens,
+                             .user = p};
+    TRY(engine_paint(p->engine, &job));
+    p->done += n * p->tokens;
     return AIM_OK;
 }
 
@@ -342,7 +338,7 @@ aim_status aim_generate(aim_model *m, const int64_t *labels, int64_t count, cons
     struct painting p = {.model = m, .options = &o, .count = count, .labels = labels, .codes_out = codes, .images_out = images};
     aim_status status = paint(&p);
     engine_free(p.engine);
-    void *all[] = {p.ids, p.step, p.classes, p.wide, p.uniform, p.pixels};
+    void *all[] = {p.ids, p.classes, p.wide, p.pixels};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) mem_free(all[i]);
     return status;
 }

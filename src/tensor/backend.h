@@ -6,6 +6,7 @@
 
 #include "tensor/tensor.h"
 
+struct decoder_ops;
 struct ssd_cache;
 
 /* Stage-2 sampling, spec B10 (temperature is honoured; 0 = the first maximum). */
@@ -88,6 +89,7 @@ struct backend {
     bool bf16; /* products round their inputs to bf16 and accumulate in float32 (training); parameters stay float32 */
     enum tensor_type activation; /* of activations while bf16 is set: T_BF16 where kernels work on such tensors, else T_F32 */
     struct ops op;
+    const struct decoder_ops *decoder; /* paints whole sequences (tensor/decoder.h); NULL: nothing beyond the ops */
     struct device_memory memory;
     void *state; /* the dense library's, or the device's; freed by state_free */
     void (*state_free)(void *state);

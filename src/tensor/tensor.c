@@ -74,6 +74,13 @@ size_t tensor_bytes(enum tensor_type type, int ndim, const int64_t *shape)
     return bytes <= PTRDIFF_MAX / 2 ? bytes : 0;
 }
 
+/* Copies of a weight in another form do not know of its new values. */
+static void forget_converted(struct tensor *t)
+{
+    if (t->converted) t->converted_free(t->converted);
+    t->converted = NULL;
+}
+
 static size_t bytes_of(const struct tensor *t)
 {
     return tensor_bytes(t->type, t->ndim, t->shape);
@@ -152,6 +159,7 @@ struct tensor *tensor_from_host(struct exec *ex, enum tensor_type type, int ndim
 
 aim_status tensor_write(struct exec *ex, struct tensor *t, const void *host)
 {
+    forget_converted(t);
     return transferred(ex, ex->backend->memory.upload(ex->backend, t->data, host, bytes_of(t)));
 }
 
@@ -163,11 +171,13 @@ aim_status tensor_read(struct exec *ex, const struct tensor *t, void *host)
 
 aim_status tensor_copy(struct exec *ex, struct tensor *to, const struct tensor *from)
 {
+    forget_converted(to);
     return transferred(ex, ex->backend->memory.copy(ex->backend, to->data, from->data, bytes_of(from)));
 }
 
 aim_status tensor_zero(struct exec *ex, struct tensor *t)
 {
+    forget_converted(t);
     return transferred(ex, ex->backend->memory.zero(ex->backend, t->data, bytes_of(t)));
 }
 
@@ -191,7 +201,7 @@ void tensor_drop(struct tensor *t)
 {
     if (!t || --t->refs > 0) return;
     tensor_drop(t->grad);
-    if (t->converted) t->converted_free(t->converted);
+    forget_converted(t);
     if (t->pool)
         pool_give(t->pool, t->block);
     else if (t->owner)

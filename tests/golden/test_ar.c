@@ -78,7 +78,7 @@ static void step_form_with_guidance(void **state)
             classes[B + b] = model->config.ar.num_classes;
         }
         struct engine *engine;
-        assert_ok(ctx, engine_create(model->ar, 4, &engine));
+        assert_ok(ctx, engine_create_stepping(model->ar, 4, &engine));
         double worst = 0;
         for (int64_t t = 0; t < T; t++) {
             if (t == 0)
@@ -133,7 +133,7 @@ static void long_sequence(void **state)
     struct tensor *logits = ar_forward(&ex, ar, &label, codes, 1);
     assert_ok(ctx, ex.status);
     struct engine *engine;
-    assert_ok(ctx, engine_create(ar, 1, &engine));
+    assert_ok(ctx, engine_create_stepping(ar, 1, &engine));
     double worst = 0;
     for (int t = 0; t < config.num_tokens; t++) {
         if (t == 0)

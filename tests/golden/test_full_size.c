@@ -85,7 +85,7 @@ static void decode_engine(void **state)
     float *want = golden_f32(ctx, &f->file, "logits_pos0", NULL);
     float *picked = mem_array(ctx, column_count, sizeof(float), MEM_MISC);
     struct engine *engine;
-    assert_ok(ctx, engine_create(f->model->ar, 1, &engine));
+    assert_ok(ctx, engine_create_stepping(f->model->ar, 1, &engine));
     int32_t label = 207;
     double worst = 0;
     for (int64_t t = 0, r = 0; t < T; t++) {

@@ -1,0 +1,348 @@
+/*
+ * From logits to a token by one block of threads, with the rules of the CPU's sampler (spec B9, B10) and without a sort:
+ * top-k and top-p need only the value at which a running count or mass crosses a limit, and three passes over the digits
+ * of the float's bits find it.
+ *
+ * Every warp owns one contiguous segment of the vocabulary, so that ranks and running sums go by segments. Masses are
+ * summed as integers, 2^-60 each: exact for what matters, and independent of the order of atomics.
+ */
+#ifndef AIM_CUDA_DECODE_SAMPLE_CUH
+#define AIM_CUDA_DECODE_SAMPLE_CUH
+
+#include "cuda/device.cuh"
+
+#include <math_constants.h>
+
+enum { SAMPLE_BINS = 2048, SAMPLE_WARPS = 32 };
+
+struct sample_filter {
+    float cfg, scale; /* scale = 1 / temperature */
+    bool greedy;      /* temperature 0 */
+    int top_k;
+    double top_p;
+};
+
+struct sample_shared {
+    unsigned long long mass[SAMPLE_BINS];
+    int count[SAMPLE_BINS];
+    unsigned long long best[SAMPLE_WARPS];
+    double sum[SAMPLE_WARPS];
+    int equal[SAMPLE_WARPS];
+    int bin, bad, token, drop;
+    unsigned long long below;
+};
+
+static inline struct sample_filter sample_filter_of(const struct sampling *how)
+{
+    struct sample_filter f = {(float)how->cfg, how->temperature > 0 ? (float)(1.0 / how->temperature) : 1.0f,
+                              how->temperature == 0, how->top_k, how->top_p};
+    return f;
+}
+
+/* A key that orders as the float does, and back. */
+static __device__ inline unsigned sample_key(float x)
+{
+    unsigned u = __float_as_uint(x);
+    return u & 0x80000000u ? ~u : u | 0x80000000u;
+}
+
+static __device__ inline float sample_unkey(unsigned k)
+{
+    return __uint_as_float(k & 0x80000000u ? k & 0x7fffffffu : ~k);
+}
+
+/* The CPU's e^x (cpu/kernels/simd.h). */
+static __device__ inline float sample_exp(float x)
+{
+    if (x < -87.3f) return 0;
+    if (x > 88.3f) x = 88.3f;
+    float n = rintf(x * 1.44269504088896341f);
+    float r = x - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * __int_as_float(((int)n + 127) << 23);
+}
+
+static __device__ inline double sample_warp_sum(double v)
+{
+    for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(~0u, v, o);
+    return v;
+}
+
+/* This thread's part of the vocabulary: begin + lane, + 32, ... below end. */
+struct sample_segment {
+    int begin, end, lane, warp, warps;
+};
+
+static __device__ inline struct sample_segment sample_segment_of(int V)
+{
+    int warps = blockDim.x / 32, warp = threadIdx.x / 32, width = (V + warps * 32 - 1) / (warps * 32) * 32;
+    struct sample_segment g = {min(warp * width, V), min((warp + 1) * width, V), (int)threadIdx.x % 32, warp, warps};
+    return g;
+}
+
+/* The sum of all threads' values, the same bits in every thread. Ends with every thread past its read. */
+static __device__ inline double sample_block_sum(struct sample_shared *s, struct sample_segment g, double v)
+{
+    v = sample_warp_sum(v);
+    if (g.lane == 0) s->sum[g.warp] = v;
+    __syncthreads();
+    double total = 0;
+    for (int w = 0; w < g.warps; w++) total += s->sum[w];
+    __syncthreads();
+    return total;
+}
+
+/* Guided and scaled logits into x. The largest as (key, first index); false if one is not a number. */
+static __device__ inline bool sample_guide(struct sample_shared *s, struct sample_segment g, const float *logits,
+                                           const float *uncond, const struct sample_filter f, float *x,
+                                           unsigned long long *best)
+{
+    unsigned long long mine = 0;
+    bool bad = false;
+    if (threadIdx.x == 0) s->bad = 0;
+    __syncthreads();
+    for (int i = g.begin + g.lane; i < g.end; i += 32) {
+        float l = __ldcg(logits + i), v = l;
+        if (uncond) {
+            float u = __ldcg(uncond + i);
+            v = u + f.cfg * (l - u);
+        }
+        v *= f.scale;
+        bad |= isnan(v);
+        x[i] = v;
+        unsigned long long candidate = (unsigned long long)sample_key(v + 0.0f) << 32 | (0xffffffffu - (unsigned)i);
+        mine = candidate > mine ? candidate : mine;
+    }
+    for (int o = 16; o; o >>= 1) {
+        unsigned long long other = __shfl_xor_sync(~0u, mine, o);
+        mine = other > mine ? other : mine;
+    }
+    if (g.lane == 0) s->best[g.warp] = mine;
+    if (bad) s->bad = 1;
+    __syncthreads();
+    for (int w = 0; w < g.warps; w++) mine = s->best[w] > mine ? s->best[w] : mine;
+    *best = mine;
+    bool fine = !s->bad;
+    __syncthreads();
+    return fine;
+}
+
+/* Digits of 11, 11 and 10 bits, the highest first. */
+static __device__ inline int sample_shift(int pass)
+{
+    return pass == 0 ? 21 : pass == 1 ? 10 : 0;
+}
+
+/* Counts (and sums, where a value is a probability) the digits of the keys that agree with `prefix` so far. */
+static __device__ inline void sample_histogram(struct sample_shared *s, struct sample_segment g, const float *x, bool mass,
+                                               int pass, unsigned prefix)
+{
+    int shift = sample_shift(pass);
+    unsigned mask = pass == 0 ? 0 : ~0u << sample_shift(pass - 1), digits = pass == 2 ? 1023 : 2047;
+    for (int b = threadIdx.x; b < SAMPLE_BINS; b += blockDim.x) {
+        s->count[b] = 0;
+        s->mass[b] = 0;
+    }
+    __syncthreads();
+    for (int i = g.begin + g.lane; i < g.end; i += 32) {
+        unsigned key = mass ? __float_as_uint(x[i]) : sample_key(x[i]);
+        if ((key & mask) != prefix) continue;
+        unsigned bin = key >> shift & digits;
+        atomicAdd(&s->count[bin], 1);
+        if (mass) atomicAdd(&s->mass[bin], (unsigned long long)((double)x[i] * 0x1p60));
+    }
+    __syncthreads();
+}
+
+/*
+ * The first warp finds the bin in which the running sum crosses: from the highest bin down the first with
+ * below + counts >= limit, or from the lowest up the first with below + masses > limit (else the highest that is not
+ * empty). s->bin, and s->below as the sum before it.
+ */
+static __device__ inline void sample_cross(struct sample_shared *s, bool mass, unsigned long long limit)
+{
+    enum { SHARE = SAMPLE_BINS / 32 };
+    if (threadIdx.x < 32) {
+        int lane = threadIdx.x, highest = -1;
+        unsigned long long own = 0;
+        for (int j = 0; j < SHARE; j++) {
+            int bin = mass ? lane * SHARE + j : SAMPLE_BINS - 1 - (lane * SHARE + j);
+            own += mass ? s->mass[bin] : (unsigned long long)s->count[bin];
+            if (s->count[bin]) highest = max(highest, bin);
+        }
+        unsigned long long upto = own;
+        for (int o = 1; o < 32; o <<= 1) {
+            unsigned long long other = __shfl_up_sync(~0u, upto, o);
+            if (lane >= o) upto += other;
+        }
+        for (int o = 16; o; o >>= 1) highest = max(highest, __shfl_xor_sync(~0u, highest, o));
+        unsigned long long sum = s->below + upto - own;
+        bool crosses = mass ? sum + own > limit : sum + own >= limit;
+        unsigned ballot = __ballot_sync(~0u, crosses);
+        /* Without a crossing: the share with the highest bin, up to that bin. */
+        int chosen = ballot ? __ffs(ballot) - 1 : highest / SHARE;
+        __syncwarp();
+        if (lane == chosen) {
+            int bin = 0;
+            for (int j = 0; j < SHARE; j++) {
+                bin = mass ? lane * SHARE + j : SAMPLE_BINS - 1 - (lane * SHARE + j);
+                unsigned long long next = sum + (mass ? s->mass[bin] : (unsigned long long)s->count[bin]);
+                if (ballot ? (mass ? next > limit : next >= limit) : bin == highest) break;
+                sum = next;
+            }
+            s->bin = bin;
+            s->below = sum;
+        }
+    }
+    __syncthreads();
+}
+
+/* Every logit below the k-th largest becomes -inf; ties with it stay. */
+static __device__ inline void sample_top_k(struct sample_shared *s, struct sample_segment g, float *x, int k)
+{
+    unsigned prefix = 0;
+    if (threadIdx.x == 0) s->below = 0;
+    for (int pass = 0; pass < 3; pass++) {
+        sample_histogram(s, g, x, false, pass, prefix);
+        sample_cross(s, false, (unsigned long long)k);
+        prefix |= (unsigned)s->bin << sample_shift(pass);
+        __syncthreads();
+    }
+    float limit = sample_unkey(prefix);
+    for (int i = g.begin + g.lane; i < g.end; i += 32)
+        if (x[i] < limit) x[i] = -CUDART_INF_F;
+}
+
+/*
+ * In ascending order, among equals the higher index first, every probability whose running sum stays within 1 - p becomes
+ * 0; the largest one, `top`, stays. The rest is scaled back to a sum of 1.
+ */
+static __device__ inline void sample_top_p(struct sample_shared *s, struct sample_segment g, float *x, double p, float top)
+{
+    double limit = 1.0 - p;
+    unsigned prefix = 0;
+    if (threadIdx.x == 0) s->below = 0;
+    for (int pass = 0; pass < 3; pass++) {
+        sample_histogram(s, g, x, true, pass, prefix);
+        sample_cross(s, true, (unsigned long long)(limit * 0x1p60));
+        prefix |= (unsigned)s->bin << sample_shift(pass);
+        __syncthreads();
+    }
+    float edge = __uint_as_float(prefix);
+    int equals = s->count[s->bin];
+    if (threadIdx.x == 0) {
+        double sum = (double)s->below * 0x1p-60;
+        int drop = 0;
+        for (; drop < equals && !(edge == top && drop == equals - 1); drop++) {
+            sum += (double)edge;
+            if (sum > limit) break;
+        }
+        s->drop = drop;
+    }
+    int mine = 0;
+    for (int i = g.begin; i < g.end; i += 32) {
+        int at = i + g.lane;
+        mine += __popc(__ballot_sync(~0u, at < g.end && x[at] == edge));
+    }
+    if (g.lane == 0) s->equal[g.warp] = mine;
+    __syncthreads();
+    int rank = 0, stay = equals - s->drop;
+    for (int w = 0; w < g.warp; w++) rank += s->equal[w];
+    double sum = 0;
+    for (int i = g.begin; i < g.end; i += 32) {
+        int at = i + g.lane;
+        bool inside = at < g.end, equal = inside && x[at] == edge;
+        unsigned ballot = __ballot_sync(~0u, equal);
+        if (inside && (x[at] < edge || (equal && rank + __popc(ballot & ((1u << g.lane) - 1)) >= stay))) x[at] = 0;
+        rank += __popc(ballot);
+        if (inside) sum += (double)x[at];
+    }
+    float scale = (float)(1.0 / sample_block_sum(s, g, sum));
+    for (int i = g.begin + g.lane; i < g.end; i += 32) x[i] *= scale;
+}
+
+/* The first token whose cumulative probability exceeds `uniform` of the whole, else the last that is possible. */
+static __device__ inline int sample_draw(struct sample_shared *s, struct sample_segment g, const float *x, double uniform)
+{
+    double sum = 0;
+    for (int i = g.begin + g.lane; i < g.end; i += 32) sum += (double)x[i];
+    sum = sample_warp_sum(sum);
+    if (g.lane == 0) s->sum[g.warp] = sum;
+    if (threadIdx.x == 0) s->token = 0;
+    __syncthreads();
+    double total = 0, before = 0;
+    int chosen = -1, last = 0;
+    for (int w = 0; w < g.warps; w++) total += s->sum[w];
+    double limit = uniform * total;
+    for (int w = 0; w < g.warps; w++) {
+        if (!(s->sum[w] > 0)) continue;
+        last = w;
+        if (before + s->sum[w] > limit) {
+            chosen = w;
+            break;
+        }
+        before += s->sum[w];
+    }
+    if (chosen < 0) before = -1; /* past the end by rounding: nothing will exceed the limit, and the last one is taken */
+    if (g.warp == (chosen < 0 ? last : chosen)) {
+        int token = 0;
+        for (int i = g.begin; i < g.end; i += 32) {
+            double p = i + g.lane < g.end ? (double)x[i + g.lane] : 0, upto = p;
+            for (int o = 1; o < 32; o <<= 1) {
+                double other = __shfl_up_sync(~0u, upto, o);
+                if (g.lane >= o) upto += other;
+            }
+            unsigned possible = __ballot_sync(~0u, p > 0), hit = __ballot_sync(~0u, p > 0 && before + upto > limit);
+            if (possible) token = i + 31 - __clz(possible);
+            if (hit) {
+                token = i + __ffs(hit) - 1;
+                break;
+            }
+            before += __shfl_sync(~0u, upto, 31);
+        }
+        if (g.lane == 0) s->token = token;
+    }
+    __syncthreads();
+    int token = s->token;
+    __syncthreads();
+    return token;
+}
+
+/*
+ * logits, uncond (V; uncond may be NULL), read past the first-level cache; x (V) is scratch and ends as the probabilities.
+ * Every thread of the block gets the token, -1 when the logits are no finite numbers.
+ */
+static __device__ inline int sample_row(struct sample_shared *s, const float *logits, const float *uncond, int V,
+                                        const struct sample_filter f, double uniform, float *x)
+{
+    struct sample_segment g = sample_segment_of(V);
+    unsigned long long best;
+    if (!sample_guide(s, g, logits, uncond, f, x, &best)) return -1;
+    float top = sample_unkey((unsigned)(best >> 32));
+    if (!(fabsf(top) < CUDART_INF_F)) return -1;
+    if (f.greedy) {
+        int token = (int)(0xffffffffu - (unsigned)best);
+        for (int i = g.begin + g.lane; i < g.end; i += 32) x[i] = i == token;
+        return token;
+    }
+    if (f.top_k > 0 && f.top_k < V) sample_top_k(s, g, x, f.top_k);
+    double sum = 0;
+    for (int i = g.begin + g.lane; i < g.end; i += 32) {
+        x[i] = sample_exp(x[i] - top);
+        sum += (double)x[i];
+    }
+    float scale = (float)(1.0 / sample_block_sum(s, g, sum));
+    for (int i = g.begin + g.lane; i < g.end; i += 32) x[i] *= scale;
+    if (f.top_p < 1) sample_top_p(s, g, x, f.top_p, scale);
+    __syncwarp();
+    return sample_draw(s, g, x, uniform);
+}
+
+#endif

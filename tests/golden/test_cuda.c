@@ -1,0 +1,239 @@
+/* Stage 2 on the GPU: golden logits, and the tokens that the CPU paints. */
+#include "golden.h"
+
+#include "model/engine.h"
+
+/* NULL, with one line said, where there is no GPU: the test then calls skip(). */
+static aim_context *gpu_context(void)
+{
+    aim_context *ctx;
+    aim_context_options o = aim_context_defaults();
+    o.device = "cuda";
+    if (aim_context_create(&o, &ctx) == AIM_OK) return ctx;
+    print_message("skipped: no GPU (%s)\n", aim_last_error(ctx));
+    aim_context_free(ctx);
+    return NULL;
+}
+
+static void check_logits(aim_context *ctx, const char *folder, aim_weights weights, double tolerance)
+{
+    struct tensor_file file;
+    char name[64];
+    snprintf(name, sizeof name, "%s/expected_ar.safetensors", folder);
+    golden_open(ctx, name, &file);
+    aim_model *model = golden_model(ctx, folder, 0, weights);
+    size_t count, pictures;
+    int64_t *tokens = golden_i64(ctx, &file, "tokens", NULL), *labels = golden_i64(ctx, &file, "labels", &pictures);
+    float *want = golden_f32(ctx, &file, "logits_pos0", &count);
+    struct golden_logits got = {.values = mem_array(ctx, count, sizeof(float), MEM_MISC), .per_picture = count / pictures};
+    double nll;
+    assert_ok(ctx, aim_score(model, tokens, labels, (int64_t)pictures, &nll, golden_collect, &got));
+    double error = relative_error(got.values, want, count);
+    print_message("%s: relative error %.2g\n", folder, error);
+    assert_true(error < tolerance);
+    void *all[] = {tokens, labels, want, got.values};
+    for (size_t i = 0; i < 4; i++) mem_free(all[i]);
+    aim_model_free(model);
+    tensor_file_close(&file);
+}
+
+static void golden_logits(void **state)
+{
+    (void)state;
+    aim_context *ctx = gpu_context();
+    if (!ctx) skip();
+    static const char *const folders[] = {"tiny-group", "tiny-adaln"};
+    for (int f = 0; f < 2; f++) {
+        check_logits(ctx, folders[f], AIM_WEIGHTS_F32, GOLDEN_TOLERANCE);
+        check_logits(ctx, folders[f], AIM_WEIGHTS_BF16, 2e-2);
+    }
+    aim_context_free(ctx);
+}
+
+/* --------------------------------------------------------------------------------------------- what is painted */
+
+/* A network of odd sizes: widths that fill no tile, more tokens than one chunk of the recurrence. */
+static const struct ar_config odd = {.d_model = 160,
+                                     .n_layer = 3,
+                                     .vocab_size = 500,
+                                     .num_classes = 3,
+                                     .num_tokens = 300,
+                                     .adaln_group = true,
+                                     .num_groups = 2,
+                                     .d_state = 36};
+/* One whose rows are as long as published ones, over several passes of the persistent kernel's partial sums. */
+static const struct ar_config wide = {.d_model = 1024,
+                                      .n_layer = 2,
+                                      .vocab_size = 16384,
+                                      .num_classes = 3,
+                                      .num_tokens = 40,
+                                      .adaln_group = false,
+                                      .num_groups = 1,
+                                      .d_state = 128};
+
+enum { MOST = 9 };
+
+struct network {
+    struct params table;
+    struct ar *ar;
+};
+
+static void network_open(aim_context *ctx, const struct ar_config *config, aim_weights weights, struct network *n)
+{
+    *n = (struct network){.table = {.ctx = ctx, .prefix = AR_PREFIX}};
+    assert_ok(ctx, ar_describe(config, &n->table));
+    assert_ok(ctx, params_init(&n->table, 7));
+    for (size_t i = 0; i < n->table.count; i++) {
+        const struct param *row = &n->table.items[i];
+        hashed_fill(row->name, row->ndim, row->shape, (float *)(uintptr_t)n->table.made[i].data);
+    }
+    assert_ok(ctx, ar_build(config, &n->table, weights, 1, &n->ar));
+}
+
+static void network_close(struct network *n)
+{
+    ar_free(n->ar);
+    params_free(&n->table);
+}
+
+static aim_status go_on(void *user, int64_t tokens)
+{
+    int64_t *last = user;
+    assert_true(tokens > *last);
+    *last = tokens;
+    return AIM_OK;
+}
+
+static void paint(const struct network *n, int64_t pictures, struct sampling how, bool op_by_op, int32_t *codes)
+{
+    static const int32_t labels[MOST] = {2, 0, 1, 1, 0, 2, 2, 2, 0};
+    aim_context *ctx = n->ar->ctx;
+    struct engine *engine;
+    int64_t told = 0, streams = how.cfg != 1 ? 2 * pictures : pictures;
+    assert_ok(ctx, (op_by_op ? engine_create_stepping : engine_create)(n->ar, streams, &engine));
+    struct engine_job job = {.pictures = pictures,
+                             .labels = labels,
+                             .how = how,
+                             .seed = 42,
+                             .first_index = 5,
+                             .codes = codes,
+                             .progress = go_on,
+                             .user = &told};
+    assert_ok(ctx, engine_paint(engine, &job));
+    assert_int_equal(told, n->ar->config.num_tokens);
+    engine_free(engine);
+}
+
+static const struct sampling ways[] = {{.cfg = 2.5, .temperature = 1, .top_p = 1},
+                                       {.cfg = 1, .temperature = 0.9, .top_p = 0.9137, .top_k = 50}};
+enum { WAYS = sizeof ways / sizeof ways[0] };
+
+/* 1 to 8 streams: the persistent kernel; more: the graph; stepping: the ops. */
+static void check_painting(aim_context *ctx, const struct ar_config *config)
+{
+    static const int64_t batches[] = {1, 2, 3, 4, MOST};
+    aim_context *cpu = golden_context(2);
+    struct network here, there;
+    network_open(cpu, config, AIM_WEIGHTS_F32, &here);
+    network_open(ctx, config, AIM_WEIGHTS_F32, &there);
+    size_t count = (size_t)(MOST * config->num_tokens);
+    int32_t *want = mem_array(cpu, count, sizeof *want, MEM_MISC), *got = mem_array(cpu, count, sizeof *got, MEM_MISC);
+    for (int w = 0; w < WAYS; w++) {
+        paint(&here, MOST, ways[w], false, want);
+        for (size_t b = 0; b < sizeof batches / sizeof batches[0]; b++)
+            for (int op_by_op = 0; op_by_op < 2; op_by_op++) {
+                paint(&there, batches[b], ways[w], op_by_op, got);
+                for (int64_t i = 0; i < batches[b] * config->num_tokens; i++)
+                    if (got[i] != want[i])
+                        fail_msg("d %d, %lld pictures, cfg %g%s: picture %lld has another token %lld: %d, not %d",
+                                 config->d_model, (long long)batches[b], ways[w].cfg, op_by_op ? ", op by op" : "",
+                                 (long long)(i / config->num_tokens), (long long)(i % config->num_tokens), got[i], want[i]);
+            }
+    }
+    mem_free(want);
+    mem_free(got);
+    network_close(&here);
+    network_close(&there);
+    aim_context_free(cpu);
+}
+
+static void paints_what_the_cpu_paints(void **state)
+{
+    (void)state;
+    aim_context *ctx = gpu_context();
+    if (!ctx) skip();
+    check_painting(ctx, &odd);
+    check_painting(ctx, &wide);
+    aim_context_free(ctx);
+}
+
+/*
+ * bf16 on the GPU rounds the products' inputs too, so that a token now and then differs from the CPU's, and everything
+ * after it. What agrees must agree for long: the first tokens of most pictures.
+ */
+static void paints_in_bf16(void **state)
+{
+    (void)state;
+    aim_context *ctx = gpu_context();
+    if (!ctx) skip();
+    aim_context *cpu = golden_context(2);
+    struct network here, there;
+    network_open(cpu, &wide, AIM_WEIGHTS_BF16, &here);
+    network_open(ctx, &wide, AIM_WEIGHTS_BF16, &there);
+    enum { T = 40, START = 4 };
+    int32_t want[MOST * T], got[MOST * T];
+    paint(&here, MOST, ways[0], false, want);
+    for (int64_t batch = 4; batch <= MOST; batch += MOST - 4) {
+        int64_t same = 0;
+        paint(&there, batch, ways[0], false, got);
+        for (int64_t i = 0; i < batch; i++)
+            for (int t = 0; t < START; t++) same += got[i * T + t] == want[i * T + t];
+        print_message("bf16, %lld pictures: %lld of the first %lld tokens are the CPU's\n", (long long)batch, (long long)same,
+                      (long long)(batch * START));
+        assert_true(2 * same > batch * START);
+    }
+    network_close(&here);
+    network_close(&there);
+    aim_context_free(cpu);
+    aim_context_free(ctx);
+}
+
+/* aim_generate as a whole: batches that are not full, other pictures beside. */
+static void generates_what_the_cpu_generates(void **state)
+{
+    (void)state;
+    aim_context *ctx[2] = {golden_context(2), gpu_context()};
+    if (!ctx[1]) {
+        aim_context_free(ctx[0]);
+        skip();
+    }
+    enum { COUNT = 10, T = 16 };
+    static const int64_t labels[COUNT] = {3, 1, 3, 9, 0, 2, 7, 7, 10, 5};
+    static const int batches[] = {1, 9};
+    int64_t codes[2][COUNT * T];
+    for (int b = 0; b < 2; b++) {
+        for (int side = 0; side < 2; side++) {
+            aim_model *model = golden_model(ctx[side], "tiny-group", 1, AIM_WEIGHTS_F32);
+            aim_generate_options o = aim_generate_defaults();
+            o.batch = batches[b];
+            o.seed = 3;
+            o.codes_only = 1;
+            assert_ok(ctx[side], aim_generate(model, labels, COUNT, &o, codes[side], NULL));
+            aim_model_free(model);
+        }
+        assert_memory_equal(codes[0], codes[1], sizeof codes[0]);
+    }
+    aim_context_free(ctx[0]);
+    aim_context_free(ctx[1]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(golden_logits),
+        cmocka_unit_test(paints_what_the_cpu_paints),
+        cmocka_unit_test(paints_in_bf16),
+        cmocka_unit_test(generates_what_the_cpu_generates),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
