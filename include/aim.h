@@ -307,34 +307,30 @@ typedef enum aim_schedule { AIM_SCHEDULE_CONSTANT, AIM_SCHEDULE_LINEAR, AIM_SCHE
 
 /* What training either stage has in common. Text may be NULL; 0 stands for the stage's default where a number needs one. */
 typedef struct aim_train_options {
-    const char *run;  /* folder for log.jsonl, curves.png, samples, model and checkpoints, which is made */
-    int resume;       /* go on in `run`: nothing else but dry_run is looked at, the folder knows the rest */
-    int dry_run;      /* only tell the memory that a step takes */
-    const char *data; /* folder of class folders with pictures */
-    const char *init; /* model whose weights are the start */
-    const char *preset;
-    double held_out; /* fraction of the data that is kept for evaluation, when it brings none of its own */
-    int size;        /* pixels along a side */
-    int64_t steps;   /* or `epochs` */
-    double epochs;
+    const char *run; /* folder for log.jsonl, curves.png, samples, model and checkpoints, which is made */
+    int resume;      /* go on in `run`: nothing else but dry_run is looked at, the folder knows the rest */
+    int dry_run;     /* only tell the memory that a step takes */
+    const char *data, *init,
+        *preset;           /* class folders with pictures; a model whose weights are the start, or a new one's size */
+    double held_out;       /* fraction of the data that is kept for evaluation, when it brings none of its own */
+    int size;              /* pixels along a side */
     int batch, accumulate; /* samples of a step; parts that it is worked out in, one after the other */
-    double lr, decay, clip, ema;
+    int64_t steps, warmup; /* of the run, or `epochs`; of the climb to the full rate */
+    double epochs, lr, decay, clip, ema;
     aim_schedule schedule;
-    int64_t warmup;
     uint64_t seed;
     int bf16, checkpointing; /* products in bf16; blocks are run again in the backward pass rather than kept */
-    int64_t eval_every, save_every, sample_every; /* steps; 0 = at the end alone */
-    int keep;                                     /* checkpoints */
+    int64_t eval_every, save_every, sample_every, keep; /* steps, 0 = at the end alone; checkpoints that are kept */
 } aim_train_options;
 
 typedef struct aim_train_ar_options {
     aim_train_options train;
     const char *tokenizer, *codes, *labels; /* codes: a cache, or a .npy (pictures, tokens) with `labels`, a .npy too */
     int file_order;                         /* samples in the order of the file, rather than at random */
-    const char *config;                     /* a config.json whose sizes are taken; those below come on top where not 0 */
-    int layers, width, d_state;
+    const char *config; /* a config.json whose sizes a new network gets; those below come on top where not 0 */
+    int layers, width, d_state, groups;
     int adaln; /* 'g' groups, 'l' a layer each, 's' one for all; 0 = the preset's */
-    int groups, no_positions, official_decay;
+    int no_positions, official_decay;
     double label_drop;
 } aim_train_ar_options;
 
@@ -395,9 +391,7 @@ typedef struct aim_array {
 AIM_API aim_status aim_array_read(aim_context *ctx, const char *path, const char *key, aim_array *array);
 AIM_API void aim_array_free(aim_array *array);
 
-/*
- * Converts to int64 in place (integer types and whole-valued floats alone).
- */
+/* Converts to int64 in place (integer types and whole-valued floats alone). */
 AIM_API aim_status aim_array_to_int64(aim_context *ctx, aim_array *array);
 
 /* A .npy (one array) or .npz (any number) being written front to back; it appears under its name on close alone. */

@@ -219,7 +219,7 @@ const struct command commands_table[] = {
      "changes them. Ctrl-C stops after a checkpoint.",
      "RUN is a folder: log.jsonl (a line for each step and evaluation), curves.png, samples/, checkpoints/ with the last "
      "states, and model/, which every other command takes with -m. The model's path is printed at the end.",
-     "aim train ar --codes drawings-codes --tokenizer vq_ds16_c2i.pt -o run --preset tiny --steps 2000 --batch 32 --lr 1e-3\n"
+     "aim train ar --codes codes --tokenizer vq_ds16_c2i.pt -o run --steps 2000 --batch 32 --lr 3e-4\n"
      "aim train ar --data flowers --init aim-base -o run --epochs 20 --batch 64 --accum 8 --ema 0.9999\n"
      "aim train ar --resume run\n"
      "aim train ar --codes codes --preset AiM-XL --batch 256 --bf16 --dry-run"},

@@ -43,7 +43,7 @@ static aim_train_options common_options(const struct arguments *a, aim_train_opt
     o.eval_every = a->eval_every;
     o.save_every = a->save_every;
     o.sample_every = a->sample_every;
-    o.keep = (int)a->keep;
+    o.keep = a->keep;
     return o;
 }
 

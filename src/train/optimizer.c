@@ -89,6 +89,13 @@ double optimizer_ema_decay(const struct optimizer *o)
     return early < o->options.ema ? early : o->options.ema;
 }
 
+/* A copy in another form that a backend made of an average is old as soon as the average moves. */
+static void drop_converted(struct tensor *t)
+{
+    if (t && t->converted) t->converted_free(t->converted);
+    if (t) t->converted = NULL;
+}
+
 aim_status optimizer_step(struct optimizer *o, double lr, double *norm)
 {
     struct exec *ex = o->ex;
@@ -103,6 +110,7 @@ aim_status optimizer_step(struct optimizer *o, double lr, double *norm)
                         .ema_decay = optimizer_ema_decay(o),
                         .step = o->updates + 1};
     float read = 0;
+    for (size_t i = 0; i < o->count; i++) drop_converted(o->slots[i].ema);
     TRY(be->op.norm(be, o->gradients, (int64_t)o->count, o->norm));
     TRY(be->op.adamw(be, o->slots, (int64_t)o->count, &how, o->norm));
     TRY(tensor_read(ex, o->norm, &read));
@@ -126,6 +134,22 @@ int64_t optimizer_bytes(const struct optimizer *o)
     int64_t values = 0;
     for (size_t i = 0; i < o->count; i++) values += tensor_count(o->slots[i].w) * (o->slots[i].ema ? 3 : 2);
     return values * (int64_t)sizeof(float);
+}
+
+void optimizer_swap(struct optimizer *o)
+{
+    for (size_t i = 0; i < o->count; i++) {
+        struct tensor *w = o->slots[i].w, *ema = o->slots[i].ema;
+        if (!ema) continue;
+        void *data = w->data, *converted = w->converted;
+        void (*converted_free)(void *) = w->converted_free;
+        w->data = ema->data;
+        w->converted = ema->converted;
+        w->converted_free = ema->converted_free;
+        ema->data = data;
+        ema->converted = converted;
+        ema->converted_free = converted_free;
+    }
 }
 
 const struct tensor *optimizer_average(const struct optimizer *o, const struct tensor *w)

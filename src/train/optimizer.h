@@ -86,6 +86,9 @@ double optimizer_ema_decay(const struct optimizer *o);
 /* Bytes of moments and averages. */
 int64_t optimizer_bytes(const struct optimizer *o);
 
+/* Exchanges weights and averages, so that the network is the averaged one; the next call undoes it. */
+void optimizer_swap(struct optimizer *o);
+
 /* ---- checkpoints: weights under their names, moments and average as m.NAME, v.NAME, ema.NAME, clocks as metadata */
 
 /* Appends everything to `list`. */

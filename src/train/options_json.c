@@ -32,7 +32,7 @@ const struct option_field train_fields[] = {
     {"eval_every", FIELD_INT64, AT(eval_every)},
     {"save_every", FIELD_INT64, AT(save_every)},
     {"sample_every", FIELD_INT64, AT(sample_every)},
-    {"keep", FIELD_INT, AT(keep)},
+    {"keep", FIELD_INT64, AT(keep)},
     {0},
 };
 _Static_assert(sizeof(aim_schedule) == sizeof(int), "a schedule is written as a whole number");

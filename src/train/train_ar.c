@@ -100,7 +100,7 @@ static aim_status recall_options(struct training *x)
     aim_train_ar_options *o = &x->t.o;
     const char *folder = o->train.run;
     int dry_run = o->train.dry_run;
-    TRY(run_open(x->t.ctx, folder, true, o->train.keep, &x->run));
+    TRY(run_open(x->t.ctx, folder, true, (int)o->train.keep, &x->run));
     char *path = run_path(&x->run, OPTIONS_NAME);
     *o = aim_train_ar_defaults();
     aim_status status = path ? options_read(x->t.ctx, path, tables, o, &x->memory) : AIM_ERR_MEMORY;
@@ -109,7 +109,7 @@ static aim_status recall_options(struct training *x)
     o->train.run = folder;
     o->train.dry_run = dry_run;
     o->train.resume = 1;
-    x->run.keep = o->train.keep;
+    x->run.keep = (int)o->train.keep;
     if (!x->run.restored) return AIM_OK;
     x->saved_model = run_path(&x->run, MODEL_NAME);
     if (!x->saved_model) return AIM_ERR_MEMORY;
@@ -161,7 +161,7 @@ static aim_status open_folder(struct training *x)
 {
     struct ar_trainer *t = &x->t;
     if (t->o.train.resume) return AIM_OK;
-    TRY(run_open(t->ctx, t->o.train.run, false, t->o.train.keep, &x->run));
+    TRY(run_open(t->ctx, t->o.train.run, false, (int)t->o.train.keep, &x->run));
     char *path = run_path(&x->run, OPTIONS_NAME);
     aim_status status = path ? options_write(t->ctx, path, tables, &t->o) : AIM_ERR_MEMORY;
     mem_free(path);
@@ -233,13 +233,17 @@ static aim_status save_on_the_way(struct training *x)
     return AIM_OK;
 }
 
+/* Of the network that is given out: the averaged one, if there is one. */
 static aim_status evaluate(struct training *x)
 {
     struct ar_trainer *t = &x->t;
     double with = NAN, without = NAN;
     if (t->data.held_count == 0) return AIM_OK;
-    TRY(ar_trainer_evaluate(t, false, &with));
-    TRY(ar_trainer_evaluate(t, true, &without));
+    optimizer_swap(&t->optimizer);
+    aim_status status = ar_trainer_evaluate(t, false, &with);
+    if (status == AIM_OK) status = ar_trainer_evaluate(t, true, &without);
+    optimizer_swap(&t->optimizer);
+    TRY(status);
     x->nll = with;
     /* Dropping labels at random is linear in the labels: the expected value needs no draws (spec I-8). */
     double dropped = (1 - t->o.label_drop) * with + t->o.label_drop * without;

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import time
 
-from support import ADALN, GROUP, IMAGES, PROGRAM, Case, environment, main, read_safetensors, relative_error, run, tree, write_npy
+from support import ADALN, GROUP, IMAGES, PROGRAM, Case, environment, main, read_npy, read_safetensors, relative_error, run, tree, write_npy
 
 PICTURES, TOKENS, CLASSES, VOCABULARY = 40, 16, 4, 256
 TINY = ["--preset", "tiny", "--layers", "2", "--width", "32", "--batch", "4", "--lr", "3e-3"]
@@ -69,6 +69,24 @@ class Runs(TrainCase):
         with open(self.path("run", "curves.png"), "rb") as f:
             self.assertEqual(f.read(8), b"\x89PNG\r\n\x1a\n")
         self.assertIn("nll", self.succeed("score", "-m", "run/model", *DATA))
+
+    def test_evaluation(self):
+        """The likelihood in the log is that of the model that comes out, here an average, on the pictures held out: the last."""
+        self.train("run", "--steps", "9", "--eval-every", "4", "--ema", "0.8", "--val", "0.2")
+        codes, labels = (read_npy(self.path(name)).values for name in ("codes.npy", "labels.npy"))
+        write_npy(self.path("c.npy"), "<i8", (8, TOKENS), codes[-8 * TOKENS :])
+        for name, classes in (("nll", labels[-8:]), ("nll_null", [CLASSES] * 8)):
+            write_npy(self.path("l.npy"), "<i8", (8,), classes)
+            out = self.succeed("score", "-m", "run/model", "--codes", "c.npy", "--labels", "l.npy")
+            self.assertAlmostEqual(float(out.split()[1]), self.log("run")[-1][name], places=5)
+
+    def test_help(self):
+        text = self.succeed("train", "ar", "--help")
+        for flag in ("data codes tokenizer init resume output steps epochs batch accum lr schedule warmup seed size preset config "
+                     "eval-every save-every sample-every val bf16 ema clip decay official-decay label-drop checkpointing dry-run "
+                     "no-positions adaln groups d-state layers width order labels keep threads").split():
+            self.assertRegex(text, rf"(?m)^  .*--{flag}\b")
+        self.assertLessEqual(max(map(len, text.splitlines())), 100)
 
     def test_initial_loss(self):
         """ln V and a little more: weights of the paper's start know nothing, and logits have a deviation of 0.02 sqrt(d)."""

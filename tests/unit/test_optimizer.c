@@ -117,6 +117,11 @@ static void matrices_and_vectors(void **state)
             assert_true(fabs((double)f32(optimizer_average(&o, w[k]))[i] - r[k].ema[i]) < 1e-5);
             assert_true(f32(w[k]->grad)[i] == 0);
         }
+    const float *weights = f32(w[0]), *average = f32(optimizer_average(&o, w[0]));
+    optimizer_swap(&o);
+    assert_ptr_equal(f32(w[0]), average);
+    optimizer_swap(&o);
+    assert_ptr_equal(f32(w[0]), weights);
     assert_int_equal(o.updates, STEPS);
     assert_int_equal(optimizer_bytes(&o), 3 * 2 * VALUES * 4);
     optimizer_free(&o);
