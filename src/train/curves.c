@@ -197,15 +197,17 @@ static aim_status find_range(aim_context *ctx, const struct series *series, stru
 static void draw_axes(aim_image *image, const struct axes *a)
 {
     char text[32];
-    double step = round_step(a->high - a->low, 5);
-    for (double y = ceil(a->low / step) * step; y <= a->high; y += step) {
+    double step = round_step(a->high - a->low, 5), first = ceil(a->low / step);
+    for (int i = 0; i <= 5 && (first + i) * step <= a->high; i++) {
+        double y = (first + i) * step;
         int at = (int)down(a, y);
         fill(image, a->x, at, a->width, 1, grid_line);
         snprintf(text, sizeof text, "%.4g", fabs(y) < step * 1e-6 ? 0.0 : y);
         write_text(image, a->x - 8 - text_width(text), at - 3 * GLYPH, text, ink);
     }
     step = fmax(round_step(a->right - a->left, 8), 1);
-    for (double x = a->left; x <= a->right; x += step) {
+    for (int i = 0; i <= 8 && a->left + i * step <= a->right; i++) {
+        double x = a->left + i * step;
         int at = (int)across(a, x);
         fill(image, at, a->y, 1, a->height, grid_line);
         snprintf(text, sizeof text, "%.0f", x);

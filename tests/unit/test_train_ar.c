@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include "base/file.h"
 #include "io/npy.h"
 #include "tensor/tape.h"
 #include "train/ar_start.h"
@@ -11,7 +12,7 @@ enum { PICTURES = 24, VOCABULARY = 64, CLASSES = 3 };
 
 /* A folder with codes.npy and labels.npy, of pictures with this many tokens. */
 struct bench {
-    char folder[64], codes[96], labels[96], run[96];
+    char folder[64], codes[96], labels[96], run[96], log[128];
     aim_context *ctx;
 };
 
@@ -39,14 +40,19 @@ static void open_bench(struct bench *b, const aim_context_options *options, int 
     write_npy(b->ctx, b->labels, 1, (const int64_t[]){PICTURES}, labels, PICTURES);
 }
 
-static void close_bench(struct bench *b)
+static void remove_folder(const char *path)
 {
     char command[128];
+    snprintf(command, sizeof command, "rm -r %s", path);
+    assert_int_equal(system(command), 0);
+}
+
+static void close_bench(struct bench *b)
+{
     int64_t left = b->ctx->memory.used[MEM_WEIGHTS] + b->ctx->memory.used[MEM_ACTIVATIONS];
     assert_int_equal(left, 0);
     aim_context_free(b->ctx);
-    snprintf(command, sizeof command, "rm -r %s", b->folder);
-    assert_int_equal(system(command), 0);
+    remove_folder(b->folder);
 }
 
 static aim_train_ar_options small(const struct bench *b)
@@ -138,6 +144,35 @@ static void planned(void **state)
     int64_t plain = check_plan(0, 1);
     assert_true(check_plan(1, 1) < plain);
     assert_true(check_plan(0, 4) < plain);
+}
+
+/* Whichever allocation fails: an error with a message, nothing leaked, and a run that can still go on. */
+static void memory_runs_out(void **state)
+{
+    (void)state;
+    struct bench b;
+    open_bench(&b, NULL, 16);
+    aim_train_ar_options o = small(&b);
+    o.train.steps = 2;
+    o.train.ema = 0.5;
+    o.train.held_out = 0.2;
+    o.train.checkpointing = 1;
+    o.train.save_every = o.train.eval_every = 1;
+    aim_status status = AIM_ERR_MEMORY;
+    int64_t before = b.ctx->memory.total, failures = 0;
+    for (int64_t n = 0; status != AIM_OK; n += n < 60 ? 1 : 7) {
+        b.ctx->memory.fail_after = n;
+        status = aim_train_ar(b.ctx, &o, NULL);
+        b.ctx->memory.fail_after = -1;
+        assert_int_equal(b.ctx->memory.total, before);
+        if (status != AIM_OK) assert_fails(b.ctx, status, AIM_ERR_MEMORY, "memory");
+        failures += status != AIM_OK;
+        o.train.resume = file_exists(b.run) && file_exists(strcat(strcpy(b.log, b.run), "/options.json"));
+        if (!o.train.resume && status != AIM_OK && file_exists(b.run)) remove_folder(b.run);
+    }
+    print_message("%d allocations were refused\n", (int)failures);
+    assert_true(failures > 60);
+    close_bench(&b);
 }
 
 /* --------------------------------------------------------------------------------------------- checkpointing */
@@ -266,8 +301,8 @@ static void fine_tuning(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(thousand_steps), cmocka_unit_test(planned),
-                                       cmocka_unit_test(blocks_again), cmocka_unit_test(positions),
-                                       cmocka_unit_test(fine_tuning)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(thousand_steps),  cmocka_unit_test(planned),
+                                       cmocka_unit_test(memory_runs_out), cmocka_unit_test(blocks_again),
+                                       cmocka_unit_test(positions),       cmocka_unit_test(fine_tuning)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
