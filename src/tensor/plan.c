@@ -74,7 +74,8 @@ aim_status plan_create(aim_context *ctx, const struct backend *like, struct back
 #define OP(name, parameters) be->op.name = plan_##name;
 #include "tensor/ops.def"
 #undef OP
-    be->memory = (struct device_memory){.take = plan_take,
+    be->memory = (struct device_memory){.host = like->memory.host, /* ops cut their work accordingly */
+                                        .take = plan_take,
                                         .give = plan_give,
                                         .upload = plan_upload,
                                         .download = plan_download,

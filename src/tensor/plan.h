@@ -9,7 +9,8 @@
 
 /*
  * A backend for `ctx` that plans for `like`, whose precision and number of threads it has; be->memory.used and .peak count.
- * What is read from it is zero. The caller frees it with backend_free.
+ * What tensor_read gives is zero; nothing may look at a tensor's data itself, even where `like` has the host's memory. The
+ * caller frees it with backend_free.
  */
 aim_status plan_create(aim_context *ctx, const struct backend *like, struct backend **out);
 

@@ -52,6 +52,37 @@ class TrainCase(Case):
                 self.assertEqual(x.read(), y.read(), name)
 
 
+class Peer(TrainCase):
+    """
+    The same network and recipe in PyTorch 1.13, step by step:
+    tools/peer_train.py curve --init init --codes codes.npy --labels labels.npy --steps 24 --batch 4 --lr 3e-3
+    """
+
+    LOSSES = [5.540836, 5.572055, 5.597964, 5.076629, 5.097754, 5.144801, 4.729296, 4.782269, 4.835517, 4.444010, 4.343697,
+              4.489614, 4.554554, 4.094624, 4.302377, 4.382813, 3.926230, 4.154886, 4.252680, 3.810176, 3.779051, 4.035979,
+              4.152785, 3.718014]
+    NORMS = [2.423879, 2.231537, 2.060863, 1.852920, 1.686904, 1.570524, 1.505070, 1.438063, 1.428193, 1.336579, 1.264833,
+             1.424152, 1.452197, 1.255778, 1.286092, 1.285513, 1.209843, 1.232078, 1.247314, 1.176988, 1.165504, 1.206224,
+             1.208090, 1.139626]
+    OFFICIAL = (3.715804, 1.139889)  # the last step with --official-decay
+
+    def follow(self, folder, *more):
+        self.succeed("init", "--preset", "tiny", "--seed", "3", "-o", f"{folder}-init")
+        self.train(folder, "--order", "file", "--label-drop", "0", "--steps", "24", *more,
+                   size=["--init", f"{folder}-init", "--batch", "4", "--lr", "3e-3"])
+        return [r for r in self.log(folder) if "loss" in r]
+
+    def test_curve(self):
+        rows = self.follow("run")
+        self.assertLess(relative_error([r["loss"] for r in rows], self.LOSSES), 1e-5)
+        self.assertLess(relative_error([r["grad_norm"] for r in rows], self.NORMS), 1e-4)
+
+    def test_official_decay(self):
+        last = self.follow("run", "--official-decay")[-1]
+        self.assertLess(relative_error([last["loss"], last["grad_norm"]], self.OFFICIAL), 1e-4)
+        self.assertGreater(abs(self.OFFICIAL[0] - self.LOSSES[-1]), 1e-3)  # decay shows
+
+
 class Runs(TrainCase):
     def test_folder(self):
         out = self.train("run", "--steps", "25", "--save-every", "10", "--eval-every", "10", "--val", "0.2", "--keep", "2")
