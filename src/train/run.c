@@ -64,11 +64,22 @@ static void find_newest(const struct run *run, const char *name, void *user)
     if (step > *newest) *newest = step;
 }
 
-/* Half-written files of a process that was killed. */
-static void remove_temporary(const struct run *run, const char *name, void *user)
+/* Removes the half-written files (base/file.c) that a process left in a folder of the run when it was killed. */
+static aim_status remove_temporary(const struct run *run, const char *folder)
 {
-    (void)user;
-    if (strncmp(name, "step-", 5) == 0 && strstr(name, ".safetensors.tmp-")) remove_checkpoint(run, name);
+    char *path = run_path(run, folder);
+    DIR *dir = path ? opendir(path) : NULL; /* a folder that is not there has none */
+    aim_status status = path ? AIM_OK : AIM_ERR_MEMORY;
+    for (struct dirent *e; dir && status == AIM_OK && (e = readdir(dir));) {
+        if (!strstr(e->d_name, ".tmp-")) continue;
+        char *file = file_join(run->ctx, path, e->d_name);
+        if (file) unlink(file);
+        status = file ? AIM_OK : AIM_ERR_MEMORY;
+        mem_free(file);
+    }
+    if (dir) closedir(dir);
+    mem_free(path);
+    return status;
 }
 
 struct oldest {
@@ -163,20 +174,12 @@ static aim_status cut_log(struct run *run, const char *path)
     return AIM_OK;
 }
 
-static aim_status open_log(struct run *run, bool resume)
+static aim_status open_log(struct run *run, const char *path)
 {
-    char *path = run_path(run, LOG_NAME);
-    if (!path) return AIM_ERR_MEMORY;
-    aim_status status = AIM_OK;
     run->log = fopen(path, "ae");
-    if (!run->log)
-        status = aim_fail_errno(run->ctx, "cannot write %s", path);
-    else if (flock(fileno(run->log), LOCK_EX | LOCK_NB) != 0)
-        status = aim_fail(run->ctx, AIM_ERR_ARGUMENT, "another process is training in %s", run->path);
-    else if (resume)
-        status = cut_log(run, path);
-    mem_free(path);
-    return status;
+    if (!run->log) return aim_fail_errno(run->ctx, "cannot write %s", path);
+    if (flock(fileno(run->log), LOCK_EX | LOCK_NB) == 0) return AIM_OK;
+    return aim_fail(run->ctx, AIM_ERR_ARGUMENT, "another process is training in %s", run->path);
 }
 
 /* -------------------------------------------------------------------------------------------- opening, closing */
@@ -201,7 +204,8 @@ static aim_status find_checkpoint(struct run *run)
 {
     char name[64];
     int64_t newest = -1;
-    TRY(walk(run, remove_temporary, NULL));
+    static const char *const folders[] = {".", CHECKPOINTS, "model", "samples"};
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) TRY(remove_temporary(run, folders[i]));
     TRY(walk(run, find_newest, &newest));
     if (newest < 0) return AIM_OK;
     snprintf(name, sizeof name, CHECKPOINT_NAME, (long long)newest);
@@ -220,8 +224,13 @@ static aim_status open_run(struct run *run, bool resume)
                         run->path);
     TRY(make_folder(run, CHECKPOINTS));
     TRY(make_folder(run, "samples"));
-    if (resume) TRY(find_checkpoint(run));
-    return open_log(run, resume);
+    char *log = run_path(run, LOG_NAME);
+    aim_status status = log ? open_log(run, log) : AIM_ERR_MEMORY;
+    /* From here on the folder is ours. */
+    if (status == AIM_OK && resume) status = find_checkpoint(run);
+    if (status == AIM_OK && resume) status = cut_log(run, log);
+    mem_free(log);
+    return status;
 }
 
 aim_status run_open(aim_context *ctx, const char *path, bool resume, int keep, struct run *run)
