@@ -161,6 +161,15 @@ void ar_trainer_snapshot_end(struct ar_trainer *t)
 
 /* ------------------------------------------------------------------------------------------------- planning */
 
+/* Bytes of the copies in bf16 that a device keeps of matrices (cuda/dense.cuh), which ops make and a plan does not see. */
+static int64_t kept_copies(const struct ar_trainer *t, const struct backend *plan)
+{
+    int64_t values = 0;
+    for (size_t i = 0; i < t->model->ar_table.count; i++)
+        if (t->ar->rows[i]->ndim == 2) values += tensor_count(t->ar->rows[i]);
+    return plan->bf16 && !plan->memory.host ? 2 * values : 0;
+}
+
 static aim_status plan_step(struct ar_trainer *t, const struct backend *plan, aim_train_report *r)
 {
     struct ar_step did;
@@ -168,11 +177,12 @@ static aim_status plan_step(struct ar_trainer *t, const struct backend *plan, ai
     TRY(params_point(&t->model->ar_table, &value));
     TRY(ar_trainer_build(t));
     TRY(ar_trainer_update(t, 0, &did));
-    r->parameters = 4 * params_parameters(&t->model->ar_table);
+    int64_t copies = kept_copies(t, plan);
+    r->parameters = 4 * params_parameters(&t->model->ar_table) + copies;
     r->gradients = 0;
     for (size_t i = 0; i < t->optimizer.count; i++) r->gradients += 4 * tensor_count(t->optimizer.slots[i].w);
     r->optimizer = optimizer_bytes(&t->optimizer);
-    r->total = plan->memory.peak;
+    r->total = plan->memory.peak + copies;
     r->activations = r->total - r->parameters - r->gradients - r->optimizer;
     return AIM_OK;
 }

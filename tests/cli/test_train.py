@@ -384,6 +384,9 @@ class Forms(TrainCase):
     def test_convert(self):
         before = self.score(GROUP)
         self.succeed("convert", "-m", GROUP, "-o", "layer", "--adaln", "layer")
+        for model, out in ((GROUP, "a.npy"), ("layer", "b.npy")):
+            self.succeed("score", "-m", model, *DATA, "--logits", out)
+        self.assertLess(relative_error(read_npy(self.path("a.npy")).values, read_npy(self.path("b.npy")).values), 1e-5)
         self.assertAlmostEqual(self.score("layer"), before, places=5)
         with open(self.path("layer", "config.json"), encoding="utf-8") as f:
             self.assertIs(json.load(f)["adaln_group"], False)
