@@ -105,7 +105,7 @@ static void check_sampler(struct gpu *g, int64_t R, int64_t V, bool guided, int 
     struct threefold probabilities = gpu_blank(g, T_F32, R, V, 0, 0), tokens = gpu_blank(g, T_I32, R, 0, 0, 0);
     double *uniform[SIDES];
     uniform[HOST] = gpu_host_block(g, (size_t)R * sizeof(double));
-    for (int64_t r = 0; r < R; r++) uniform[HOST][r] = r == 0 ? 0 : r == 1 ? 1 - 0x1p-53 : gpu_draw(g, 0.5, 0.14);
+    for (int64_t r = 0; r < R; r++) uniform[HOST][r] = r == 0 ? 0 : r == 1 ? 1 - 0x1p-40 : gpu_draw(g, 0.5, 0.14);
     for (int side = GPU; side < SIDES; side++) {
         uniform[side] = gpu_device_block(g, (size_t)R * sizeof(double));
         assert_ok(&g->ctx, g->device->memory.upload(g->device, uniform[side], uniform[HOST], (size_t)R * sizeof(double)));
