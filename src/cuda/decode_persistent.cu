@@ -336,14 +336,19 @@ template <typename X> static __device__ inline void mix_ahead(const struct decod
 
 template <typename X> static __device__ void mix(const struct decode_view &a, int l, int t, float *work)
 {
-    float *bc = work + HEAD_SHARED, *cb = bc + 2 * a.S, *weight = cb + a.T;
+    float *bc = work + HEAD_SHARED, *cb = bc + 2 * a.S, *decays = cb + a.T;
+    /* The threads that the convolution of B and C leaves idle, where there are enough, take the head's inputs. */
+    int first = 2 * a.S + HEADDIM <= THREADS ? 2 * a.S : 0, stream = -1;
     struct heads n = heads_of(a);
-    int stream = -1;
     for (int i = n.first; i < n.last; i++) {
         int r = i / a.H, h = i % a.H;
-        if (r != stream) history_products<X>(a, l, r, t, h == 0, bc, cb);
+        head_begin<X>(a, l, r, h, t, first, decays, work);
+        if (r != stream)
+            history_products<X>(a, l, r, t, h == 0, bc, cb);
+        else
+            __syncthreads();
         stream = r;
-        head_step<X>(a, l, r, h, t, cb, weight, work);
+        head_finish<X>(a, l, r, h, t, cb, decays, work);
         __syncthreads();
     }
 }
