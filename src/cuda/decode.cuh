@@ -233,14 +233,13 @@ static __device__ inline float convolve(const struct decode_view &a, int l, int 
 
 /*
  * cb[s] = C_t·B_s for s <= t of stream r, by one block. Shared: bc (2S), which gets B_t and C_t. With `keeps`, B_t goes into
- * the history and the inputs into the ring. cb may be shared or global memory. Begins and ends with a barrier.
+ * the history and the inputs into the ring. cb may be shared or global memory. Ends with a barrier.
  */
 template <typename X>
 static __device__ void history_products(const struct decode_view &a, int l, int r, int t, bool keeps, float *bc, float *cb)
 {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, S = a.S;
     X *history = (X *)a.b + ((int64_t)l * a.R + r) * a.T * S;
-    __syncthreads();
     for (int n = threadIdx.x; n < 2 * S; n += blockDim.x) {
         float x = convolve(a, l, r, t, a.E + n, keeps);
         bc[n] = x;
@@ -282,46 +281,56 @@ static __device__ inline void add_history(const bf16 *u, float weight, float *y)
     }
 }
 
-/* Floats of shared memory that head_step wants besides the weights of the T tokens. */
+/* Floats of shared memory that a head wants besides the weights of the T tokens. */
 enum { HEAD_SHARED = (2 + SAMPLE_WARPS) * HEADDIM + 8 };
 
 /*
- * Head h of stream r at position t of layer l, by one block of at least 64 threads: its v and its sum of squares. cb as
- * history_products left it. Shared: weight (T), work (HEAD_SHARED), 16-byte aligned. Ends with a barrier.
+ * Head h of stream r at position t of layer l, by one block, in two parts. The first one does not need cb: the head's inputs
+ * through the convolution, by the HEADDIM threads from `first` on, and the decays. Shared: decays (T), work (HEAD_SHARED),
+ * 16-byte aligned. A barrier must stand between the two.
  */
 template <typename X>
-static __device__ void head_step(const struct decode_view &a, int l, int r, int h, int t, const float *cb, float *weight,
-                                 float *work)
+static __device__ inline void head_begin(const struct decode_view &a, int l, int r, int h, int t, int first, float *decays,
+                                         float *work)
+{
+    const struct decode_layer &layer = a.layer[l];
+    int64_t head = ((int64_t)l * a.R + r) * a.H + h;
+    float *past = a.decay + head * a.T, *x = work, *now = work + HEADDIM;
+    float dt = __ldcg(a.zxbcdt + (int64_t)(r + 1) * a.W - a.H + h) + layer.dt_bias[h];
+    float delta = dt > 20.0f ? dt : log1pf(expf(dt)), fade = expf(-delta * expf(layer.A_log[h]));
+    int p = (int)threadIdx.x - first;
+    if (p >= 0 && p < HEADDIM) {
+        float value = convolve(a, l, r, t, h * HEADDIM + p, true);
+        x[p] = value;
+        now[p] = delta * value;
+        from_float(delta * value, (X *)a.u + (head * a.T + t) * HEADDIM + p);
+    }
+    for (int s = threadIdx.x; s <= t; s += blockDim.x) {
+        float g = s < t ? fade * __ldcg(past + s) : 1.0f;
+        g = g > 1e-30f ? g : 0.0f;
+        past[s] = g;
+        decays[s] = g;
+    }
+}
+
+/* The second part: its v and its sum of squares. cb as history_products left it. Ends without a barrier. */
+template <typename X>
+static __device__ inline void head_finish(const struct decode_view &a, int l, int r, int h, int t, const float *cb,
+                                          const float *decays, float *work)
 {
     enum { WIDE = 16 / sizeof(X), SHARE = HEADDIM / WIDE }; /* values of a thread, threads of a token */
     const struct decode_layer &layer = a.layer[l];
-    int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, warps = blockDim.x / 32;
-    int64_t head = ((int64_t)l * a.R + r) * a.H + h;
-    X *u = (X *)a.u + head * a.T * HEADDIM;
-    float *decay = a.decay + head * a.T, *x = work, *now = work + HEADDIM, *part = work + 2 * HEADDIM;
-    float *red = part + SAMPLE_WARPS * HEADDIM;
-    const float *row = a.zxbcdt + (int64_t)r * a.W;
-    float dt = __ldcg(row + a.W - a.H + h) + layer.dt_bias[h], delta = dt > 20.0f ? dt : log1pf(expf(dt));
-    float fade = expf(-delta * expf(layer.A_log[h]));
-    if (thread < HEADDIM) {
-        float value = convolve(a, l, r, t, h * HEADDIM + thread, true);
-        x[thread] = value;
-        now[thread] = delta * value;
-        from_float(delta * value, u + (int64_t)t * HEADDIM + thread);
-    }
-    for (int s = thread; s <= t; s += blockDim.x) {
-        float g = s < t ? fade * __ldcg(decay + s) : 1.0f;
-        g = g > 1e-30f ? g : 0.0f;
-        decay[s] = g;
-        weight[s] = g * cb[s];
-    }
-    __syncthreads();
-    float y[WIDE];
+    int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, at = thread % SHARE * WIDE;
+    const X *u = (const X *)a.u + (((int64_t)l * a.R + r) * a.H + h) * a.T * HEADDIM;
+    const float *x = work, *now = work + HEADDIM;
+    float *part = work + 2 * HEADDIM, *red = part + SAMPLE_WARPS * HEADDIM, y[WIDE], z = 0;
+    int64_t e = (int64_t)h * HEADDIM + thread;
+    if (thread < HEADDIM) z = __ldcg(a.zxbcdt + (int64_t)r * a.W + e);
 #pragma unroll
     for (int j = 0; j < WIDE; j++) y[j] = 0;
-    int at = thread % SHARE * WIDE;
 #pragma unroll 4
-    for (int s = thread / SHARE; s < t; s += blockDim.x / SHARE) add_history(u + (int64_t)s * HEADDIM + at, weight[s], y);
+    for (int s = thread / SHARE; s < t; s += blockDim.x / SHARE)
+        add_history(u + (int64_t)s * HEADDIM + at, decays[s] * cb[s], y);
 #pragma unroll
     for (int j = 0; j < WIDE; j++) {
         for (int o = SHARE; o < 32; o <<= 1) y[j] += __shfl_xor_sync(~0u, y[j], o);
@@ -329,10 +338,9 @@ static __device__ void head_step(const struct decode_view &a, int l, int r, int 
     }
     __syncthreads();
     if (thread < HEADDIM) {
-        float sum = weight[t] * now[thread] + layer.D[h] * x[thread];
-        for (int w = 0; w < warps; w++) sum += part[w * HEADDIM + thread];
-        int64_t e = (int64_t)h * HEADDIM + thread;
-        float gated = sum * silu(__ldcg(row + e)), squares = warp_sum(gated * gated);
+        float sum = cb[t] * now[thread] + layer.D[h] * x[thread];
+        for (int w = 0; w < (int)blockDim.x / 32; w++) sum += part[w * HEADDIM + thread];
+        float gated = sum * silu(z), squares = warp_sum(gated * gated);
         from_float(gated * layer.mixer_norm[e], (X *)a.v + (int64_t)r * a.E + e);
         if (lane == 0) red[warp] = squares;
     }

@@ -20,9 +20,11 @@ template <typename X> static __global__ void products_kernel(const __grid_consta
 template <typename X> static __global__ void head_kernel(const __grid_constant__ struct decode_view a, int l)
 {
     extern __shared__ float4 shared[];
-    float *work = (float *)shared;
-    int r = blockIdx.y;
-    head_step<X>(a, l, r, blockIdx.x, *a.t, a.cb + (int64_t)r * a.T, work + HEAD_SHARED, work);
+    float *work = (float *)shared, *decays = work + HEAD_SHARED;
+    int r = blockIdx.y, h = blockIdx.x, t = *a.t;
+    head_begin<X>(a, l, r, h, t, 0, decays, work);
+    __syncthreads();
+    head_finish<X>(a, l, r, h, t, a.cb + (int64_t)r * a.T, decays, work);
 }
 
 static __global__ void sample_kernel(const __grid_constant__ struct decode_view a)

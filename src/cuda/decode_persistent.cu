@@ -64,7 +64,6 @@ static __device__ inline void grid_barrier(unsigned *arrived, unsigned *goal)
     *goal += gridDim.x;
     if (threadIdx.x == 0) {
         unsigned seen;
-        __threadfence();
         asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(arrived) : "memory");
         do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(arrived) : "memory");
         while (seen < *goal);
@@ -107,6 +106,7 @@ struct ring {
     int slot;        /* the stage that is used next, and filled again right after */
     int tokens, product, next;
     struct share from;
+    unsigned long long policy; /* of the second-level cache: weights are used once a token, everything else should stay */
 };
 
 /* Starts reading one tile into stage `slot`. A ring always has as many groups of copies on their way as it has stages: past
@@ -132,7 +132,8 @@ template <typename X> static __device__ inline void ring_read(const struct decod
             /* Odd rows swap the halves of 128 bytes: the tensor cores' operands then come from different banks. */
             unsigned to = stage + (row * TILE_UNITS + (unit ^ (row & 1) << 2)) * 16;
             const char *source = there ? g->from.base + (int64_t)from_row * row_bytes + column : g->from.base;
-            asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(source), "r"(there ? 16 : 0)
+            asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(to), "l"(source),
+                         "r"(there ? 16 : 0), "l"(g->policy)
                          : "memory");
         }
         g->next += WARPS;
@@ -150,6 +151,7 @@ static __device__ inline void ring_start(const struct decode_view &a, struct rin
     g->product = 0;
     g->next = warp;
     g->from = share_at<X>(a, 0);
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(g->policy));
     for (int i = 0; i < DEPTH; i++) ring_read<X>(a, g, i);
 }
 
@@ -334,14 +336,19 @@ template <typename X> static __device__ inline void mix_ahead(const struct decod
 
 template <typename X> static __device__ void mix(const struct decode_view &a, int l, int t, float *work)
 {
-    float *bc = work + HEAD_SHARED, *cb = bc + 2 * a.S, *weight = cb + a.T;
+    float *bc = work + HEAD_SHARED, *cb = bc + 2 * a.S, *decays = cb + a.T;
+    /* The threads that the convolution of B and C leaves idle, where there are enough, take the head's inputs. */
+    int first = 2 * a.S + HEADDIM <= THREADS ? 2 * a.S : 0, stream = -1;
     struct heads n = heads_of(a);
-    int stream = -1;
     for (int i = n.first; i < n.last; i++) {
         int r = i / a.H, h = i % a.H;
-        if (r != stream) history_products<X>(a, l, r, t, h == 0, bc, cb);
+        head_begin<X>(a, l, r, h, t, first, decays, work);
+        if (r != stream)
+            history_products<X>(a, l, r, t, h == 0, bc, cb);
+        else
+            __syncthreads();
         stream = r;
-        head_step<X>(a, l, r, h, t, cb, weight, work);
+        head_finish<X>(a, l, r, h, t, cb, decays, work);
         __syncthreads();
     }
 }

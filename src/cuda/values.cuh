@@ -118,10 +118,10 @@ template <int N> static __device__ inline void block_sum(float (&x)[N], float (&
 
 /* -------------------------------------------------------------------------------------------------- on the host */
 
-/* f(T()) with the tensor's type, float or bf16 */
+/* f(T()) with the tensor's type, float or bf16; packed matrices are plain row-major ones here */
 template <typename F> static inline void by_type(const struct tensor *t, F f)
 {
-    if (t->type == T_BF16)
+    if (t->type == T_BF16 || t->type == T_BF16_PACKED)
         f(bf16());
     else
         f(float());
