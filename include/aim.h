@@ -338,15 +338,33 @@ typedef struct aim_train_ar_options {
     double label_drop;
 } aim_train_ar_options;
 
+typedef struct aim_train_tokenizer_options {
+    aim_train_options train;
+    const char *multipliers; /* "1,1,2,2,4": a level each, in units of `channels`; sizes of a new one, 0 = the preset's */
+    int channels, res_blocks, z_channels, codebook_size, codebook_dim;
+    const char *vgg, *lpips; /* weights of the perceptual loss, which there is none of without them */
+    double l2, l1, perceptual, commit, entropy, adversarial;
+    int discriminator; /* 'p' PatchGAN, 's' StyleGAN's, 'n' none; it takes part from step disc_start on */
+    int64_t disc_start, disc_warmup;
+    int softplus, adaptive, perceptual_dropout;
+    int codebook_start;   /* 'r' random, 'd' drawn from encoded pictures, 's' spread over them */
+    int64_t revive_every; /* steps after which codes that nothing chose are replaced; 0 = never */
+} aim_train_tokenizer_options;
+
 typedef struct aim_train_report {
     int64_t steps, skipped, pictures; /* skipped: steps whose gradient was not finite; pictures in the training set */
-    double loss, nll;                 /* of the last step; of held-out data, NaN without */
+    double loss;                      /* of the last step */
+    double nll, psnr, ssim, usage;    /* of held-out data, NaN without; usage: share of the codes that it needs */
     int64_t parameters, gradients, optimizer, activations, total; /* bytes; of a dry run alone */
 } aim_train_report;
 
 /* Stage 2 by AiM's recipe (spec A2 of the paper: AdamW, linear decay, label drop). report may be NULL. */
 AIM_API aim_train_ar_options aim_train_ar_defaults(void);
 AIM_API aim_status aim_train_ar(aim_context *ctx, const aim_train_ar_options *options, aim_train_report *report);
+
+/* Stage 1 by LlamaGen's recipe (Adam at a constant rate, LPIPS, PatchGAN with the hinge loss). report may be NULL. */
+AIM_API aim_train_tokenizer_options aim_train_tokenizer_defaults(void);
+AIM_API aim_status aim_train_tokenizer(aim_context *ctx, const aim_train_tokenizer_options *options, aim_train_report *report);
 
 /* Rewrites a model: adaLN as 'l' or 's' (see aim_train_ar_options), an equal network; 0 = as it is. average: the averaged
  * weights of a checkpoint instead. Matrices in bf16, f32, or as they are. */

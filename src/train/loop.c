@@ -169,8 +169,8 @@ aim_status loop_run(struct loop *l)
 
 /* ------------------------------------------------------------------------------------------------- planning */
 
-aim_status loop_plan(aim_context *ctx, aim_status (*step)(void *trainer, aim_train_report *report), void (*clear)(void *trainer),
-                     void *trainer, aim_train_report *r)
+aim_status loop_plan(aim_context *ctx, aim_status (*step)(void *trainer, aim_train_report *report),
+                     void (*clear)(void *trainer), void *trainer, aim_train_report *r)
 {
     struct backend *real = ctx->backend, *plan;
     TRY(plan_create(ctx, real, &plan));

@@ -70,7 +70,7 @@ double loop_seconds(void);
  * report->total, and activations as what parameters, gradients and optimizer, which `step` sets, leave of it. `clear` frees
  * what step made.
  */
-aim_status loop_plan(aim_context *ctx, aim_status (*step)(void *trainer, aim_train_report *report), void (*clear)(void *trainer),
-                     void *trainer, aim_train_report *report);
+aim_status loop_plan(aim_context *ctx, aim_status (*step)(void *trainer, aim_train_report *report),
+                     void (*clear)(void *trainer), void *trainer, aim_train_report *report);
 
 #endif

@@ -217,7 +217,8 @@ static aim_status take_step(void *trainer)
 }
 
 static const struct curve_panel panels[] = {{{"loss", "nll", "nll_null"}, true}, {{"lr"}, false}, {{"grad_norm"}, true}};
-static const struct loop_stage stage = {take_step, evaluate, paint, save_model, state, panels, sizeof panels / sizeof panels[0]};
+static const struct loop_stage stage = {
+    take_step, evaluate, paint, save_model, state, panels, sizeof panels / sizeof panels[0]};
 
 static aim_status train(struct training *x)
 {
@@ -246,6 +247,7 @@ static aim_status run(struct training *x, aim_train_report *report)
     report->pictures = t->data.count;
     report->loss = x->did.loss;
     report->nll = x->nll;
+    report->psnr = report->ssim = report->usage = NAN;
     return status;
 }
 
