@@ -78,11 +78,8 @@ typedef enum aim_log_level { AIM_LOG_DEBUG, AIM_LOG_INFO, AIM_LOG_WARNING } aim_
 /* One finished line without newline. */
 typedef void (*aim_log_fn)(void *user, aim_log_level level, const char *message);
 
-/*
- * Called now and then during long work, always from the thread that called the library: `done` of `total` units of
- * the phase named `what` ("tokens", "pictures", ...). Return nonzero to stop: the call returns AIM_ERR_CANCELLED
- * and leaves nothing half-written.
- */
+/* Called now and then during long work, always from the thread that called the library: `done` of `total` units of the phase
+ * `what` ("tokens", ...). Return nonzero to stop: the call returns AIM_ERR_CANCELLED and leaves nothing half-written. */
 typedef int (*aim_progress_fn)(void *user, const char *what, int64_t done, int64_t total);
 
 typedef struct aim_context_options {
@@ -97,10 +94,8 @@ typedef struct aim_context_options {
 
 AIM_API aim_context_options aim_context_defaults(void);
 
-/*
- * options may be NULL. *ctx is set even on failure whenever memory allows, so that aim_last_error(*ctx) can tell why;
- * the caller frees it in every case, after everything made from it.
- */
+/* options may be NULL. *ctx is set even on failure whenever memory allows, so that aim_last_error(*ctx) can tell why; the
+ * caller frees it in every case, after everything made from it. */
 AIM_API aim_status aim_context_create(const aim_context_options *options, aim_context **ctx);
 AIM_API void aim_context_free(aim_context *ctx);
 
@@ -133,10 +128,8 @@ AIM_API aim_model_options aim_model_defaults(const char *path);
 /* The model may hold stage 2, the tokenizer, or both; calls that need a missing part say so. Free with aim_model_free. */
 AIM_API aim_status aim_model_load(aim_context *ctx, const aim_model_options *options, aim_model **model);
 
-/*
- * A new model with the paper's initialisation (both stages): preset "AiM-B", "AiM-L", "AiM-XL", "AiM-1B" or "tiny".
- * Weights depend on (preset, seed) alone.
- */
+/* A new model with the paper's initialisation (both stages): preset "AiM-B", "AiM-L", "AiM-XL", "AiM-1B" or "tiny". Weights
+ * depend on (preset, seed) alone. */
 AIM_API aim_status aim_model_init(aim_context *ctx, const char *preset, uint64_t seed, aim_model **model);
 
 /* Writes the official hub format (config.json, model.safetensors) into `directory`, made if it does not exist. */
@@ -145,20 +138,17 @@ AIM_API void aim_model_free(aim_model *model);
 
 typedef struct aim_model_info {
     int has_generator, has_tokenizer; /* stage 2; encoder + quantiser + decoder */
-    /* stage 2 */
     int d_model, n_layer, vocab_size, num_classes, num_tokens;
     int adaln_group, num_groups;                     /* adaln_group = 0: one adaLN Linear per layer */
     int pos_offset;                                  /* in use */
     const char *pos_offset_from;                     /* "option", "config", "weights", "official decoder" */
     int64_t generator_tensors, generator_parameters; /* tensors and values in the file; the tied head is not counted */
-    /* tokenizer */
     int codebook_size, codebook_dim, base_channels, z_channels;
     int downsample;                                  /* pixels per code along one side: 16 for VQ-f16 */
     int64_t tokenizer_tensors, tokenizer_parameters; /* the usage buffer counts as a tensor, not as parameters */
-    /* both */
-    int image_size;         /* pixels along one side of a generated picture; 0 if a part is missing */
-    int64_t bytes_on_disk;  /* of the files that hold the weights */
-    const char *file_dtype; /* of the largest tensor: "F32", "BF16", ... */
+    int image_size;                                  /* pixels along one side of a generated picture; 0 if a part is missing */
+    int64_t bytes_on_disk;                           /* of the files that hold the weights */
+    const char *file_dtype;                          /* of the largest tensor: "F32", "BF16", ... */
 } aim_model_info;
 
 /* Strings inside info live as long as the model. */
@@ -220,10 +210,8 @@ AIM_API void aim_image_to_float(const aim_image *image, float *out);
 /* [-1, 1] CHW to bytes by LlamaGen's rule, trunc(clamp(127.5 x + 128, 0, 255)); `image` must already have its size. */
 AIM_API void aim_image_from_float(const float *pixels, aim_image *image);
 
-/*
- * PSNR (dB, range 255) and SSIM (7x7 uniform window, sample covariance, per channel, as scikit-image) of two pictures
- * of one size, at least 7x7; data_range is SSIM's, in units of the full byte range (1 is correct; LlamaGen uses 2).
- */
+/* PSNR (dB, range 255) and SSIM (7x7 uniform window, sample covariance, per channel, as scikit-image) of two pictures of one
+ * size, at least 7x7; data_range is SSIM's, in units of the full byte range (1 is correct; LlamaGen uses 2). */
 AIM_API aim_status aim_image_compare(aim_context *ctx, const aim_image *a, const aim_image *b, double data_range, double *psnr,
                                      double *ssim);
 
@@ -237,10 +225,8 @@ typedef struct aim_generate_options {
     uint64_t seed;
     int batch;           /* pictures painted together; 0 = chosen to fit */
     int64_t first_index; /* index of the first picture in the random stream: picture i uses (seed, first_index + i) */
-    /*
-     * Called once per finished picture, in order, from the calling thread; codes (num_tokens) and image are valid
-     * during the call. image is NULL when only codes were asked for. Return nonzero to stop.
-     */
+    /* Called once per finished picture, in order, from the calling thread; codes (num_tokens) and image are valid during the
+     * call. image is NULL when only codes were asked for. Return nonzero to stop. */
     int (*picture)(void *user, int64_t index, int64_t label, const int64_t *codes, const aim_image *image);
     void *user;
     int codes_only; /* do not decode pictures (no tokenizer needed) */
@@ -248,11 +234,9 @@ typedef struct aim_generate_options {
 
 AIM_API aim_generate_options aim_generate_defaults(void);
 
-/*
- * Paints `count` pictures, one per label. codes (count, num_tokens) may be NULL. images, an array of `count` zeroed
- * structs that the caller frees, may be NULL. The random number a token sees depends only on (seed, picture index,
- * token position): the result does not depend on batch or threads.
- */
+/* Paints `count` pictures, one per label. codes (count, num_tokens) may be NULL. images, an array of `count` zeroed structs
+ * that the caller frees, may be NULL. The random number a token sees depends only on (seed, picture index, token position): the
+ * result does not depend on batch or threads. */
 AIM_API aim_status aim_generate(aim_model *model, const int64_t *labels, int64_t count, const aim_generate_options *options,
                                 int64_t *codes, aim_image *images);
 
@@ -265,11 +249,9 @@ AIM_API aim_status aim_decode(aim_model *model, const int64_t *codes, int64_t co
 /* Called once per picture, in order; logits (num_tokens, vocab_size), valid during the call. Nonzero stops. */
 typedef int (*aim_logits_fn)(void *user, int64_t index, const float *logits);
 
-/*
- * Teacher-forced: the mean negative log-likelihood, in nats per token, of codes (count, num_tokens) given labels
- * (count), the parallel form of the network with the model's position offset. A label equal to num_classes is the null
- * class. logits may be NULL.
- */
+/* Teacher-forced: the mean negative log-likelihood, in nats per token, of codes (count, num_tokens) given labels (count), the
+ * parallel form of the network with the model's position offset. A label equal to num_classes is the null class. logits may
+ * be NULL. */
 AIM_API aim_status aim_score(aim_model *model, const int64_t *codes, const int64_t *labels, int64_t count, double *nll,
                              aim_logits_fn logits, void *user);
 
@@ -296,10 +278,8 @@ typedef struct aim_extract_report {
     int64_t variants, tokens;           /* codes of a picture */
 } aim_extract_report;
 
-/*
- * The codes of a data set, for training stage 2: class folders in DATA/train, or in DATA itself, become a cache in the
- * folder `output`, which is made. The compact format also keeps DATA/val, unmirrored. report may be NULL.
- */
+/* The codes of a data set, for training stage 2: class folders in DATA/train, or in DATA itself, become a cache in the folder
+ * `output`, which is made. The compact format also keeps DATA/val, unmirrored. report may be NULL. */
 AIM_API aim_status aim_extract_codes(aim_model *tokenizer, const char *data, const char *output,
                                      const aim_extract_options *options, aim_extract_report *report);
 
@@ -334,15 +314,33 @@ typedef struct aim_train_ar_options {
     double label_drop;
 } aim_train_ar_options;
 
+typedef struct aim_train_tokenizer_options {
+    aim_train_options train;
+    const char *multipliers; /* "1,1,2,2,4": a level each, in units of `channels`; sizes of a new one, 0 = the preset's */
+    int channels, res_blocks, z_channels, codebook_size, codebook_dim;
+    const char *vgg, *lpips; /* weights of the perceptual loss, which there is none of without them */
+    double l2, l1, perceptual, commit, entropy, adversarial;
+    int discriminator; /* 'p' PatchGAN, 's' StyleGAN's, 'n' none; it takes part from step disc_start on */
+    int64_t disc_start, disc_warmup;
+    int softplus, adaptive, perceptual_dropout;
+    int codebook_start;   /* 'r' random, 'd' drawn from encoded pictures, 's' spread over them */
+    int64_t revive_every; /* steps after which codes that nothing chose are replaced; 0 = never */
+} aim_train_tokenizer_options;
+
 typedef struct aim_train_report {
     int64_t steps, skipped, pictures; /* skipped: steps whose gradient was not finite; pictures in the training set */
-    double loss, nll;                 /* of the last step; of held-out data, NaN without */
+    double loss;                      /* of the last step */
+    double nll, psnr, ssim, usage;    /* of held-out data, NaN without; usage: share of the codes that it needs */
     int64_t parameters, gradients, optimizer, activations, total; /* bytes; of a dry run alone */
 } aim_train_report;
 
 /* Stage 2 by AiM's recipe (spec A2 of the paper: AdamW, linear decay, label drop). report may be NULL. */
 AIM_API aim_train_ar_options aim_train_ar_defaults(void);
 AIM_API aim_status aim_train_ar(aim_context *ctx, const aim_train_ar_options *options, aim_train_report *report);
+
+/* Stage 1 by LlamaGen's recipe (Adam at a constant rate, LPIPS, PatchGAN with the hinge loss). report may be NULL. */
+AIM_API aim_train_tokenizer_options aim_train_tokenizer_defaults(void);
+AIM_API aim_status aim_train_tokenizer(aim_context *ctx, const aim_train_tokenizer_options *options, aim_train_report *report);
 
 /* Rewrites a model: adaLN as 'l' or 's' (see aim_train_ar_options), an equal network; 0 = as it is. average: the averaged
  * weights of a checkpoint instead. Matrices in bf16, f32, or as they are. */

@@ -83,6 +83,7 @@ int command_reconstruct(struct cli *cli);
 int command_score(struct cli *cli);
 int command_extract_codes(struct cli *cli);
 int command_train_ar(struct cli *cli);
+int command_train_tokenizer(struct cli *cli);
 int command_convert(struct cli *cli);
 int command_bench(struct cli *cli);
 int command_init(struct cli *cli);

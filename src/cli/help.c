@@ -73,7 +73,7 @@ void help_program(void)
 {
     printf("aim - class-conditional pictures, generated one code at a time with Mamba-2 (AiM, arXiv 2408.12245)\n\n"
            "Usage: aim COMMAND [OPTIONS]\n\nCommands:\n");
-    for (const struct command *c = commands_table; c->name; c++) printf("  %-15s%s\n", c->name, c->summary);
+    for (const struct command *c = commands_table; c->name; c++) printf("  %-17s%s\n", c->name, c->summary);
     printf("\n'aim COMMAND --help' tells all about a command; 'aim --version' tells the version.\n\n"
            "Results go to stdout, progress and messages to stderr. The model is -m PATH, else $AIM_MODEL, else the demo\n"
            "model that came with the program.\n\nExamples:\n"

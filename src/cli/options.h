@@ -16,16 +16,19 @@ struct arguments {
     const char *model, *tokenizer;
     const char *classes, *output, *codes_out;
     const char *codes, *labels, *logits, *data;
-    const char *resume, *init, *preset_name, *config;
+    const char *resume, *init, *preset_name, *config, *vgg, *lpips, *multipliers, *codebook;
     const char *device, *cpu;
     int64_t count, batch, top_k, size, threads;
     int64_t steps, accumulate, warmup, eval_every, save_every, sample_every, keep, layers, width, d_state, groups;
+    int64_t channels, res_blocks, z_channels, disc_start, disc_warmup, revive;
+    double l2, l1, perceptual, entropy, disc_weight;
     double cfg, top_p, temperature, crop_range;
     double epochs, lr, decay, clip, ema, label_drop, val;
     uint64_t seed;
-    int weights, pos_offset, preset, format, schedule, order, adaln; /* index into the choices of the table */
+    int weights, pos_offset, preset, format, schedule, order, adaln, disc, adv,
+        codebook_start; /* index into the choices of the table */
     bool tensors, ten_crop, quiet, json, help;
-    bool dry_run, bf16, checkpointing, official_decay, no_positions, average;
+    bool dry_run, bf16, checkpointing, official_decay, no_positions, average, adaptive, perceptual_dropout;
     char **inputs; /* what is not an option, in order; points into argv */
     int input_count;
 };
@@ -53,8 +56,9 @@ enum command_bit {
     FOR_TRAIN_AR = 256,
     FOR_CONVERT = 512,
     FOR_BENCH = 1024,
-    FOR_ALL = 2047,
-    FOR_TRAIN = FOR_TRAIN_AR,
+    FOR_TRAIN_TOKENIZER = 2048,
+    FOR_ALL = 4095,
+    FOR_TRAIN = FOR_TRAIN_AR | FOR_TRAIN_TOKENIZER,
     FOR_MODEL = FOR_ALL & ~(FOR_INIT | FOR_TRAIN | FOR_BENCH)
 };
 

@@ -19,6 +19,25 @@ int vq_downsample(const struct vq_config *c)
 
 /* --------------------------------------------------------------------------------------------- presets */
 
+static const struct {
+    const char *name;
+    struct vq_config config;
+} tokenizers[] = {
+    {"VQ-f16", {128, 5, {1, 1, 2, 2, 4}, 2, 256, 16384, 8}},
+    {"VQ-f8", {128, 4, {1, 2, 2, 4}, 2, 256, 16384, 8}},
+    {"tiny", {32, 5, {1, 1, 1, 1, 2}, 1, 32, 256, 8}},
+};
+
+aim_status config_tokenizer_preset(aim_context *ctx, const char *name, struct vq_config *config)
+{
+    for (size_t i = 0; i < sizeof tokenizers / sizeof tokenizers[0]; i++) {
+        if (strcmp(name, tokenizers[i].name) != 0) continue;
+        *config = tokenizers[i].config;
+        return AIM_OK;
+    }
+    return aim_fail(ctx, AIM_ERR_ARGUMENT, "unknown tokenizer \"%s\": VQ-f16, VQ-f8 and tiny exist", name);
+}
+
 aim_status config_preset(aim_context *ctx, const char *name, struct model_config *config)
 {
     static const struct {
@@ -33,14 +52,8 @@ aim_status config_preset(aim_context *ctx, const char *name, struct model_config
     };
     for (size_t i = 0; i < sizeof presets / sizeof presets[0]; i++) {
         if (strcmp(name, presets[i].name) != 0) continue;
-        struct vq_config vq_f16 = {128, 5, {1, 1, 2, 2, 4}, 2, 256, 16384, 8};
-        struct vq_config vq_tiny = {32, 5, {1, 1, 1, 1, 2}, 1, 32, 256, 8};
-        *config = (struct model_config){.has_ar = true,
-                                        .has_vq = true,
-                                        .ar = presets[i].ar,
-                                        .vq = presets[i].ar.vocab_size == 256 ? vq_tiny : vq_f16,
-                                        .pos_offset = 0};
-        return AIM_OK;
+        *config = (struct model_config){.has_ar = true, .has_vq = true, .ar = presets[i].ar, .pos_offset = 0};
+        return config_tokenizer_preset(ctx, presets[i].ar.vocab_size == 256 ? "tiny" : "VQ-f16", &config->vq);
     }
     return aim_fail(ctx, AIM_ERR_ARGUMENT, "unknown preset \"%s\": AiM-B, AiM-L, AiM-XL, AiM-1B and tiny exist", name);
 }

@@ -68,6 +68,9 @@ int vq_downsample(const struct vq_config *c);
 /* A preset's sizes; AIM_ERR_ARGUMENT lists the names that exist. */
 aim_status config_preset(aim_context *ctx, const char *name, struct model_config *config);
 
+/* A tokenizer's alone: "VQ-f16" (AiM's), "VQ-f8" (LlamaGen's other one), "tiny". */
+aim_status config_tokenizer_preset(aim_context *ctx, const char *name, struct vq_config *config);
+
 /*
  * The sizes of the stage that `file` holds, from its shapes. Returns whether the stage is there in *found.
  * AIM_ERR_FORMAT when it is there but makes no sense.

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/philox.h"
-#include "tensor/plan.h"
+#include "train/loop.h"
 
 /* ------------------------------------------------------------------------------------------------- building */
 
@@ -129,27 +129,9 @@ aim_status ar_trainer_evaluate(struct ar_trainer *t, bool null_class, double *nl
 
 /* ------------------------------------------------------------------------------------------------ snapshots */
 
-/* The values of a tensor in the host's memory: where they lie, or a copy that the table then owns. */
-static const void *host_values(struct ar_trainer *t, const struct tensor *w)
-{
-    if (t->ex.backend->memory.host) return w->data;
-    void *copy = mem_new(t->ctx, tensor_bytes(w->type, w->ndim, w->shape), MEM_WEIGHTS);
-    if (copy && tensor_read(&t->ex, w, copy) == AIM_OK) return copy;
-    mem_free(copy);
-    return NULL;
-}
-
 aim_status ar_trainer_snapshot(struct ar_trainer *t)
 {
-    struct params *table = &t->model->ar_table;
-    TRY(params_point(table, NULL));
-    table->borrowed = t->ex.backend->memory.host;
-    for (size_t i = 0; i < table->count; i++) {
-        const struct tensor *w = t->ar->rows[i], *average = optimizer_average(&t->optimizer, w);
-        table->made[i].data = host_values(t, average ? average : w);
-        if (!table->made[i].data) return t->ctx->status;
-    }
-    return AIM_OK;
+    return optimizer_snapshot(&t->optimizer, t->ar->rows, &t->model->ar_table);
 }
 
 void ar_trainer_snapshot_end(struct ar_trainer *t)
@@ -170,32 +152,31 @@ static int64_t kept_copies(const struct ar_trainer *t, const struct backend *pla
     return plan->bf16 && !plan->memory.host ? 2 * values : 0;
 }
 
-static aim_status plan_step(struct ar_trainer *t, const struct backend *plan, aim_train_report *r)
+static aim_status plan_step(void *trainer, aim_train_report *r)
 {
+    struct ar_trainer *t = trainer;
     struct ar_step did;
     static const float value; /* stands for all values: nobody reads them */
     TRY(params_point(&t->model->ar_table, &value));
     TRY(ar_trainer_build(t));
     TRY(ar_trainer_update(t, 0, &did));
-    int64_t copies = kept_copies(t, plan);
+    int64_t copies = kept_copies(t, t->ctx->backend);
     r->parameters = 4 * params_parameters(&t->model->ar_table) + copies;
     r->gradients = 0;
     for (size_t i = 0; i < t->optimizer.count; i++) r->gradients += 4 * tensor_count(t->optimizer.slots[i].w);
     r->optimizer = optimizer_bytes(&t->optimizer);
-    r->total = plan->memory.peak + copies;
-    r->activations = r->total - r->parameters - r->gradients - r->optimizer;
+    r->total = copies; /* beside what the plan counts */
     return AIM_OK;
+}
+
+static void plan_clear(void *trainer)
+{
+    struct ar_trainer *t = trainer;
+    ar_trainer_clear(t);
+    params_release(&t->model->ar_table);
 }
 
 aim_status ar_trainer_plan(struct ar_trainer *t, aim_train_report *report)
 {
-    struct backend *real = t->ctx->backend, *plan;
-    TRY(plan_create(t->ctx, real, &plan));
-    t->ctx->backend = plan;
-    aim_status status = plan_step(t, plan, report);
-    ar_trainer_clear(t);
-    params_release(&t->model->ar_table);
-    t->ctx->backend = real;
-    backend_free(plan);
-    return status;
+    return loop_plan(t->ctx, plan_step, plan_clear, t, report);
 }

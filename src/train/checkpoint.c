@@ -126,7 +126,7 @@ aim_status checkpoint_write(struct exec *ex, const struct checkpoint *c, const c
 
 static bool same_shape(const struct tensor_entry *e, const struct tensor *t)
 {
-    bool same = e->dtype == FILE_F32 && t->type == T_F32 && e->ndim == t->ndim;
+    bool same = e->dtype == (t->type == T_I32 ? FILE_I32 : FILE_F32) && t->type != T_BF16 && e->ndim == t->ndim;
     for (int d = 0; same && d < t->ndim; d++) same = e->shape[d] == t->shape[d];
     return same;
 }

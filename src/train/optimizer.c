@@ -201,6 +201,29 @@ aim_status optimizer_load(struct optimizer *o, const struct tensor_file *file, c
     return checkpoint_integer(ex->ctx, file, path, key, &o->skipped);
 }
 
+/* The values of a tensor in the host's memory: where they lie, or a copy that the table then owns. */
+static const void *host_values(struct exec *ex, const struct tensor *w)
+{
+    if (ex->backend->memory.host) return w->data;
+    void *copy = mem_new(ex->ctx, tensor_bytes(w->type, w->ndim, w->shape), MEM_WEIGHTS);
+    if (copy && tensor_read(ex, w, copy) == AIM_OK) return copy;
+    mem_free(copy);
+    return NULL;
+}
+
+aim_status optimizer_snapshot(const struct optimizer *o, struct tensor *const *weights, struct params *table)
+{
+    TRY(params_point(table, NULL));
+    table->borrowed = o->ex->backend->memory.host;
+    for (size_t i = 0; i < table->count; i++) {
+        if (table->items[i].buffer) continue;
+        const struct tensor *w = *weights++, *average = optimizer_average(o, w);
+        table->made[i].data = host_values(o->ex, average ? average : w);
+        if (!table->made[i].data) return o->ex->ctx->status;
+    }
+    return AIM_OK;
+}
+
 /* --------------------------------------------------------------------------------------- steps that go wrong */
 
 bool guard_refuses(const struct guard *g, double loss)
@@ -222,4 +245,16 @@ aim_status guard_step(aim_context *ctx, struct guard *g, int64_t step, double lo
         "training has broken down: at step %lld the loss is %g and the norm of the gradient %g, the %lldth bad step "
         "in a row; go back to an earlier checkpoint with a smaller learning rate, more warm-up or clipping",
         (long long)step, loss, norm, (long long)g->row);
+}
+
+aim_status guard_save(const struct guard *g, struct checkpoint *list)
+{
+    TRY(checkpoint_note_integer(list, "bad", g->bad));
+    return checkpoint_note_integer(list, "row", g->row);
+}
+
+aim_status guard_load(aim_context *ctx, struct guard *g, const struct tensor_file *file, const char *path)
+{
+    TRY(checkpoint_integer(ctx, file, path, "bad", &g->bad));
+    return checkpoint_integer(ctx, file, path, "row", &g->row);
 }

@@ -97,6 +97,12 @@ aim_status optimizer_save(const struct optimizer *o, struct checkpoint *list);
 /* AIM_ERR_FORMAT when the file belongs to another network. */
 aim_status optimizer_load(struct optimizer *o, const struct tensor_file *file, const char *path);
 
+/*
+ * Points the rows of a parameter table at the weights, averaged ones where they are kept, so that the table can be saved and
+ * a network built from it; params_release ends that. weights: in the order of the rows, buffers left out, which get no values.
+ */
+aim_status optimizer_snapshot(const struct optimizer *o, struct tensor *const *weights, struct params *table);
+
 /* The average of a weight, or the weight itself when none is kept; NULL for a tensor that the optimizer does not have. */
 const struct tensor *optimizer_average(const struct optimizer *o, const struct tensor *w);
 
@@ -118,5 +124,9 @@ bool guard_refuses(const struct guard *g, double loss);
 
 /* Counts a step; AIM_ERR_ARGUMENT, with an explanation, when training makes no sense any more. */
 aim_status guard_step(aim_context *ctx, struct guard *g, int64_t step, double loss, double norm);
+
+/* Its counts, in a checkpoint's metadata. */
+aim_status guard_save(const struct guard *g, struct checkpoint *list);
+aim_status guard_load(aim_context *ctx, struct guard *g, const struct tensor_file *file, const char *path);
 
 #endif
