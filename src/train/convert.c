@@ -143,31 +143,45 @@ static aim_status retype(aim_context *ctx, const struct param *row, aim_weights 
     return AIM_OK;
 }
 
-/* Points the table's rows at retyped values, which `made` (one a row) keeps. */
-static aim_status retype_table(struct params *table, aim_weights weights, struct tensor_entry *entries, void **made)
+/* What stands in for a table's rows while they are written: retyped values, and what the rows had before. */
+struct stand_in {
+    struct tensor_entry entry;
+    const struct tensor_entry *was;
+    void *made;
+};
+
+static aim_status retype_table(struct params *table, aim_weights weights, struct stand_in *list)
 {
     for (size_t i = 0; i < table->count; i++) {
         struct param *row = &table->items[i];
         if (!row->entry) continue;
-        entries[i] = *row->entry;
-        TRY(retype(table->ctx, row, weights, &entries[i], &made[i]));
-        row->entry = &entries[i];
+        list[i].was = row->entry;
+        list[i].entry = *row->entry;
+        row->entry = &list[i].entry;
+        TRY(retype(table->ctx, row, weights, &list[i].entry, &list[i].made));
     }
     return AIM_OK;
 }
 
+static void restore_table(struct params *table, struct stand_in *list)
+{
+    for (size_t i = 0; i < table->count; i++) {
+        if (list[i].was) table->items[i].entry = list[i].was;
+        mem_free(list[i].made);
+    }
+}
+
 static aim_status save_retyped(aim_model *m, aim_weights weights, const char *directory)
 {
-    size_t count = m->ar_table.count + m->vq_table.count;
-    struct tensor_entry *entries = mem_array(m->ctx, count, sizeof *entries, MEM_MISC);
-    void **made = mem_zero(m->ctx, count, sizeof *made, MEM_MISC);
-    aim_status status = entries && made ? AIM_OK : AIM_ERR_MEMORY;
-    /* The tokenizer is small and sensitive: it stays as it is. */
-    if (status == AIM_OK) status = retype_table(&m->ar_table, weights, entries, made);
+    struct stand_in *list = mem_zero(m->ctx, m->ar_table.count + m->vq_table.count, sizeof *list, MEM_MISC);
+    if (!list) return AIM_ERR_MEMORY;
+    struct stand_in *tokenizer = list + m->ar_table.count;
+    aim_status status = retype_table(&m->ar_table, weights, list);
+    if (status == AIM_OK) status = retype_table(&m->vq_table, weights, tokenizer);
     if (status == AIM_OK) status = aim_model_save(m, directory);
-    for (size_t i = 0; made && i < count; i++) mem_free(made[i]);
-    mem_free(made);
-    mem_free(entries);
+    restore_table(&m->ar_table, list);
+    restore_table(&m->vq_table, tokenizer);
+    mem_free(list);
     return status;
 }
 
