@@ -133,7 +133,7 @@ static void out_of_memory(void **state)
 {
     (void)state;
     int failures = 0;
-    for (int64_t after = 0;; after += 1 + after / 8) {
+    for (int64_t after = 0;; after += 2 + after / 4) {
         char name[32];
         aim_train_report report;
         snprintf(name, sizeof name, "run%lld", (long long)after);
@@ -153,7 +153,7 @@ static void out_of_memory(void **state)
         assert_non_null(strstr(aim_last_error(made), "memory"));
         failures++;
     }
-    assert_true(failures > 20);
+    assert_true(failures > 15);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
