@@ -9,11 +9,11 @@ DEMO_MODEL = tests/data/tiny-group
 # Pictures of each class that `make data` draws.
 COUNT ?= 1000
 
-.PHONY: help deps build demo data test bench lint format install clean
+.PHONY: help deps build demo data train-tiny test bench lint format install clean
 
 help: ## this list
 	@echo "usage: make COMMAND [JOBS=$(JOBS)] [PREFIX=$(PREFIX)] [DESTDIR=$(DESTDIR)]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
 deps: ## install every package that building, testing and linting need (packages.txt)
 	@tools/deps.sh build test data lint
@@ -37,6 +37,11 @@ data: ## draw a data set of 20 classes: build/drawings (COUNT=1000 pictures of e
 	@$(MAKE) --no-print-directory build
 	build/tools/draw/aim-draw --out build/drawings/train --count $(COUNT)
 	build/tools/draw/aim-draw --out build/drawings/val --count 50 --split val
+
+train-tiny: ## train both stages on small drawings, then paint: build/tiny/pictures.png (some minutes)
+	@tools/deps.sh build data
+	@$(MAKE) --no-print-directory build
+	tools/train_tiny.sh build build/tiny
 
 test: ## every test: release build, sanitizers, fuzzers
 	@tools/deps.sh build test data

@@ -269,7 +269,7 @@ static aim_status write_revived(struct vq_trainer *t, const bool *revived, const
     return s->ema ? replace_rows(&t->ex, s->ema, revived, codes, work) : AIM_OK;
 }
 
-/* Codes that nothing has been nearest to become latents of this batch's first part. */
+/* Codes that nothing has been nearest to become latents of the first part of the batch that comes now. */
 static aim_status revive(struct vq_trainer *t, int64_t step, int64_t *count)
 {
     int64_t V = t->usage.V, D = t->vq->config.codebook_dim, M = t->part * t->codes;
@@ -304,8 +304,6 @@ static aim_status generate(struct vq_trainer *t, int64_t step, struct vq_did *di
     const int parts = t->o.train.accumulate;
     for (int p = 0; p < parts; p++) {
         struct vq_step_values values;
-        t->x[p] = upload_part(t, p * t->part);
-        if (!t->x[p]) return t->ex.status;
         TRY(vq_step_generator(&t->ex, t->vq, &t->loss, t->x[p], step + 1, 1.0f / (float)parts, &t->fake[p], t->ids, &values));
         add_values(&did->values, &values, 1.0 / parts);
         codebook_usage_add(&t->usage, t->ids, t->part * t->codes);
@@ -327,18 +325,22 @@ static aim_status judge(struct vq_trainer *t, int64_t step, struct vq_did *did)
     return optimizer_step(&t->discriminator, did->lr, &did->judge_norm);
 }
 
-static aim_status both_halves(struct vq_trainer *t, int64_t step, struct vq_did *did)
+static aim_status work_out(struct vq_trainer *t, int64_t step, struct vq_did *did)
 {
+    for (int p = 0; p < t->o.train.accumulate; p++) {
+        t->x[p] = upload_part(t, p * t->part);
+        if (!t->x[p]) return t->ex.status;
+    }
+    if (t->o.revive_every > 0 && step > 0 && step % t->o.revive_every == 0) TRY(revive(t, step, &did->revived));
     TRY(generate(t, step, did));
     if (isfinite(did->norm) && vq_loss_lambda(&t->loss, step + 1) > 0) TRY(judge(t, step, did));
-    if (t->o.revive_every > 0 && (step + 1) % t->o.revive_every == 0) TRY(revive(t, step + 1, &did->revived));
     return AIM_OK;
 }
 
 aim_status vq_trainer_update(struct vq_trainer *t, int64_t step, struct vq_did *did)
 {
     *did = (struct vq_did){.norm = NAN, .judge_norm = NAN, .lr = schedule_rate(&t->schedule, step)};
-    aim_status status = both_halves(t, step, did);
+    aim_status status = work_out(t, step, did);
     drop_batch(t);
     return status;
 }
