@@ -63,16 +63,13 @@ typedef enum aim_status {
     AIM_ERR_INTERNAL     /* a bug in the library, or in a library it uses */
 } aim_status;
 
-/* A short name such as "format"; never NULL. */
+/* A short name such as "format"; the version of the library that runs (AIM_VERSION is the one compiled against). Never NULL. */
 AIM_API const char *aim_status_name(aim_status status);
-
-/* The version of the library that runs, e.g. "0.1.0"; AIM_VERSION is the one compiled against. */
 AIM_API const char *aim_version(void);
 
 /* ----------------------------------------------------------------------------------------------- context */
 
 typedef struct aim_context aim_context;
-
 typedef enum aim_log_level { AIM_LOG_DEBUG, AIM_LOG_INFO, AIM_LOG_WARNING } aim_log_level;
 
 /* One finished line without newline. */
@@ -91,7 +88,6 @@ typedef struct aim_context_options {
     aim_progress_fn progress; /* NULL = none */
     void *user;               /* passed to both callbacks */
 } aim_context_options;
-
 AIM_API aim_context_options aim_context_defaults(void);
 
 /* options may be NULL. *ctx is set even on failure whenever memory allows, so that aim_last_error(*ctx) can tell why; the
@@ -122,7 +118,6 @@ typedef struct aim_model_options {
     aim_weights weights;
     int pos_offset; /* position convention when decoding: 0, 1, or -1 = decide from config and weights */
 } aim_model_options;
-
 AIM_API aim_model_options aim_model_defaults(const char *path);
 
 /* The model may hold stage 2, the tokenizer, or both; calls that need a missing part say so. Free with aim_model_free. */
@@ -204,10 +199,9 @@ AIM_API aim_status aim_image_resize(aim_context *ctx, const aim_image *image, in
 /* The evaluation transform of ADM and LlamaGen: BOX halvings, bicubic to short side = size, centre crop. */
 AIM_API aim_status aim_image_center_crop(aim_context *ctx, const aim_image *image, int size, aim_image *out);
 
-/* Bytes to [-1, 1], HWC to CHW: out holds 3*height*width floats. */
+/* Bytes to [-1, 1], HWC to CHW (3*height*width floats), and back into an image that has its size by LlamaGen's rule,
+ * trunc(clamp(127.5 x + 128, 0, 255)). */
 AIM_API void aim_image_to_float(const aim_image *image, float *out);
-
-/* [-1, 1] CHW to bytes by LlamaGen's rule, trunc(clamp(127.5 x + 128, 0, 255)); `image` must already have its size. */
 AIM_API void aim_image_from_float(const float *pixels, aim_image *image);
 
 /* PSNR (dB, range 255) and SSIM (7x7 uniform window, sample covariance, per channel, as scikit-image) of two pictures of one
@@ -231,7 +225,6 @@ typedef struct aim_generate_options {
     void *user;
     int codes_only; /* do not decode pictures (no tokenizer needed) */
 } aim_generate_options;
-
 AIM_API aim_generate_options aim_generate_defaults(void);
 
 /* Paints `count` pictures, one per label. codes (count, num_tokens) may be NULL. images, an array of `count` zeroed structs
@@ -240,10 +233,9 @@ AIM_API aim_generate_options aim_generate_defaults(void);
 AIM_API aim_status aim_generate(aim_model *model, const int64_t *labels, int64_t count, const aim_generate_options *options,
                                 int64_t *codes, aim_image *images);
 
-/* pixels (count, 3, height, width) in [-1, 1] -> codes (count, height/downsample * width/downsample). */
+/* pixels (count, 3, height, width) in [-1, 1] -> codes (count, height/downsample * width/downsample), and back: codes (count,
+ * rows*columns) -> pixels (count, 3, rows*downsample, columns*downsample), the raw decoder output. */
 AIM_API aim_status aim_encode(aim_model *model, const float *pixels, int64_t count, int height, int width, int64_t *codes);
-
-/* codes (count, rows*columns) -> pixels (count, 3, rows*downsample, columns*downsample), the raw decoder output. */
 AIM_API aim_status aim_decode(aim_model *model, const int64_t *codes, int64_t count, int rows, int columns, float *pixels);
 
 /* Called once per picture, in order; logits (num_tokens, vocab_size), valid during the call. Nonzero stops. */
@@ -269,7 +261,6 @@ typedef struct aim_extract_options {
     aim_codes_format format;
     int batch; /* crops encoded together; 0 = chosen to fit */
 } aim_extract_options;
-
 AIM_API aim_extract_options aim_extract_defaults(void);
 
 typedef struct aim_extract_report {
@@ -346,8 +337,6 @@ AIM_API aim_status aim_train_tokenizer(aim_context *ctx, const aim_train_tokeniz
  * weights of a checkpoint instead. Matrices in bf16, f32, or as they are. */
 AIM_API aim_status aim_convert(aim_model *model, int adaln, int average, aim_weights weights, const char *directory);
 
-/* --------------------------------------------------------------------------------------------- benchmarks */
-
 typedef struct aim_bench_result {
     int batch;                                      /* pictures painted together, with guidance */
     double token_ms;                                /* one token of them all; 0: the batch does not fit in memory */
@@ -392,10 +381,9 @@ AIM_API void aim_array_free(aim_array *array);
 /* Converts to int64 in place (integer types and whole-valued floats alone). */
 AIM_API aim_status aim_array_to_int64(aim_context *ctx, aim_array *array);
 
-/* A .npy (one array) or .npz (any number) being written front to back; it appears under its name on close alone. */
+/* A .npy (one array) or .npz (any number) being written front to back, as the ending of `path` says; it appears under its name
+ * on close alone. */
 typedef struct aim_array_file aim_array_file;
-
-/* The format follows from the ending of `path`. */
 AIM_API aim_status aim_array_file_create(aim_context *ctx, const char *path, aim_array_file **file);
 
 /* Starts an array; key is ignored for .npy. All of its bytes must follow before the next begin or close. */

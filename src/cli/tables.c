@@ -267,7 +267,7 @@ const struct command commands_table[] = {
      "RUN is a folder: log.jsonl (a line for each step and evaluation), curves.png, samples/ (originals above "
      "reconstructions), checkpoints/ with the last states, and model/, which every other command takes with -m or --tokenizer. "
      "The model's path is printed at the end.",
-     "aim train tokenizer --data drawings -o run --preset tiny --size 64 --steps 2000 --batch 16 --lr 1e-3\n"
+     "aim train tokenizer --data drawings -o run --preset tiny --size 64 --steps 2000 --lr 1e-3\n"
      "aim train tokenizer --data imagenet -o run --epochs 40 --batch 128 --vgg vgg16-397923af.pth --lpips vgg.pth --ema "
      "0.9999\n"
      "aim train tokenizer --data flowers --init vq_ds16_c2i.pt -o run --epochs 5 --disc-start 0\n"
