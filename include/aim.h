@@ -192,6 +192,8 @@ AIM_API aim_status aim_image_read(aim_context *ctx, const char *path, aim_image 
 AIM_API aim_status aim_image_write_png(aim_context *ctx, const char *path, const aim_image *image, const aim_text *text,
                                        size_t text_count);
 
+/* Letters of 5x7 dots of `scale` pixels, 6 dots apart, from (x, y) down and right; what is not a-z, 0-9, .-+_ is blank. */
+AIM_API void aim_image_draw_text(aim_image *image, int x, int y, int scale, const char *text, const uint8_t rgb[3]);
 /* Bit-exact with Pillow's Image.resize. */
 AIM_API aim_status aim_image_resize(aim_context *ctx, const aim_image *image, int width, int height, aim_filter filter,
                                     aim_image *out);

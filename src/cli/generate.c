@@ -82,6 +82,7 @@ static int open_outputs(struct cli *cli, struct generation *g, const struct sett
     g->output.count = g->count;
     g->output.size = cli->info.image_size;
     g->output.labels = g->labels;
+    g->output.captions = cli->args.captions;
     g->output.text = s->text;
     g->output.text_count = sizeof s->text / sizeof *s->text;
     if (g->path) CLI_TRY(output_open(&g->output));

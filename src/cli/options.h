@@ -27,7 +27,7 @@ struct arguments {
     uint64_t seed;
     int weights, pos_offset, preset, format, schedule, order, adaln, disc, adv,
         codebook_start; /* index into the choices of the table */
-    bool tensors, ten_crop, quiet, json, help;
+    bool captions, tensors, ten_crop, quiet, json, help;
     bool dry_run, bf16, checkpointing, official_decay, no_positions, average, adaptive, perceptual_dropout;
     char **inputs; /* what is not an option, in order; points into argv */
     int input_count;

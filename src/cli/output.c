@@ -186,6 +186,38 @@ static int64_t gap_of(const struct output *o)
     return o->size >= 128 ? o->size / 64 : 2;
 }
 
+/* Dots of aim_image_draw_text: from one letter to the next, and of a caption with the space around it. */
+enum { LETTER_WIDTH = 6, CAPTION_HEIGHT = 10 };
+
+static int caption_scale(const struct output *o)
+{
+    return o->size >= 128 ? 2 : 1;
+}
+
+/* Pixels from one row of the grid to the next. */
+static int64_t row_pitch(const struct output *o)
+{
+    return o->size + gap_of(o) + (o->captions ? (int64_t)CAPTION_HEIGHT * caption_scale(o) : 0);
+}
+
+/* The name of picture i's class, or as much of it as fits, in the middle below the picture. */
+static void write_caption(struct output *o, int64_t i, int64_t row, int64_t column)
+{
+    enum { LONGEST = 64 };
+    const char *name = aim_model_class_name(o->cli->model, o->labels[i]);
+    char text[LONGEST];
+    if (name)
+        snprintf(text, sizeof text, "%s", name);
+    else
+        snprintf(text, sizeof text, "%lld", (long long)o->labels[i]);
+    text[strcspn(text, ",")] = '\0'; /* the first of several synonyms */
+    int scale = caption_scale(o), width = LETTER_WIDTH * scale, fits = o->size / width;
+    if (fits < LONGEST) text[fits] = '\0';
+    int64_t left = column * (o->size + gap_of(o)) + (o->size - (int)strlen(text) * width) / 2;
+    int64_t top = row * row_pitch(o) + o->size + scale;
+    aim_image_draw_text(&o->canvas, (int)left, (int)top, scale, text, (const uint8_t[3]){230, 230, 230});
+}
+
 static int open_canvas(struct output *o)
 {
     int64_t tall = o->paired ? 2 : 1, cells = o->count * tall, columns = 1;
@@ -194,14 +226,14 @@ static int open_canvas(struct output *o)
     int64_t rows = (o->count + columns - 1) / columns * tall, gap = gap_of(o);
     o->columns = columns;
     return cli_library(o->cli, aim_image_create(o->cli->ctx, (int)(columns * (o->size + gap) - gap),
-                                                (int)(rows * (o->size + gap) - gap), &o->canvas));
+                                                (int)(rows * row_pitch(o) - gap), &o->canvas));
 }
 
 static void place(struct output *o, const aim_image *image, int64_t row, int64_t column)
 {
     int64_t pitch = o->size + gap_of(o);
     size_t stride = (size_t)o->canvas.width * 3, line = (size_t)image->width * 3;
-    uint8_t *to = o->canvas.rgb + (size_t)(row * pitch) * stride + (size_t)(column * pitch) * 3;
+    uint8_t *to = o->canvas.rgb + (size_t)(row * row_pitch(o)) * stride + (size_t)(column * pitch) * 3;
     for (int y = 0; y < image->height; y++) memcpy(to + (size_t)y * stride, image->rgb + (size_t)y * line, line);
 }
 
@@ -228,7 +260,10 @@ int output_picture(struct output *o, const aim_image *image)
     int64_t i = o->written++;
     size_t bytes = (size_t)image->width * (size_t)image->height * 3;
     switch (o->kind) {
-    case OUTPUT_PNG: place(o, image, i / o->columns, i % o->columns); break;
+    case OUTPUT_PNG:
+        place(o, image, i / o->columns, i % o->columns);
+        if (o->captions) write_caption(o, i, i / o->columns, i % o->columns);
+        break;
     case OUTPUT_FOLDER:
         snprintf(path, sizeof path, "%s%s%06lld.png", o->path, o->path[strlen(o->path) - 1] == '/' ? "" : "/", (long long)i);
         return write_png(o, path, image, i, 1);

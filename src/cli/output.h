@@ -32,6 +32,7 @@ struct output {
     int64_t count;         /* pictures to come */
     int size;              /* pixels along their sides */
     bool paired;           /* PNG: output_pair is called, and pairs stand one above the other */
+    bool captions;         /* PNG: the class's name stands below each picture of a grid */
     const int64_t *labels; /* of the pictures, or NULL */
     const aim_text *text;  /* for PNG files: what is the same for all pictures */
     size_t text_count;

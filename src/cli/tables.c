@@ -15,6 +15,8 @@ const struct option options_table[] = {
      "where the result goes, see Output below"},
     {"codes-out", 0, "FILE.npy", OPTION_TEXT, AT(codes_out), 0, 0, NULL, NULL, FOR_GENERATE, GROUP_COMMAND,
      "also write the codes, int64 (pictures, tokens); without -o the codes are all that is made"},
+    {"captions", 0, NULL, OPTION_FLAG, AT(captions), 0, 0, NULL, NULL, FOR_GENERATE, GROUP_COMMAND,
+     "write the class below each picture of a grid"},
     {"cfg", 0, "W", OPTION_REAL, AT(cfg), 0, 1000, "0 to 1000", "4", FOR_GENERATE, GROUP_COMMAND,
      "guidance: how strongly pictures are pushed towards their class; 1 is none and takes half the work"},
     {"top-k", 0, "K", OPTION_INTEGER, AT(top_k), 0, 1000000000, "0 or more", "0", FOR_GENERATE, GROUP_COMMAND,

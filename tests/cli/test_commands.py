@@ -44,6 +44,17 @@ class Generate(Case):
         self.assertEqual({k: text.get(k) for k in wanted}, wanted)
         self.assertRegex(text["aim.version"], r"^\d+\.\d+")
 
+    def test_captions(self):
+        self.generate("-c", "0-4", "-o", "plain.png")
+        self.generate("-c", "0-4", "-o", "grid.png", "--captions")
+        width, height, rgb = read_png(self.path("grid.png"))
+        _, _, plain = read_png(self.path("plain.png"))
+        self.assertEqual((width, height), (3 * 66 - 2, 2 * 76 - 2))  # ten rows below each picture
+        row = 3 * width
+        self.assertEqual(rgb[:64 * row], plain[:64 * row])
+        self.assertTrue(any(rgb[64 * row:74 * row]))
+        self.assertEqual(rgb[76 * row:140 * row], plain[66 * row:130 * row])
+
     def test_grid(self):
         self.generate("-c", "0-4", "-o", "grid.png")
         width, height, rgb = read_png(self.path("grid.png"))
