@@ -73,6 +73,7 @@ static int64_t available(struct backend *be)
 void *cuda_scratch(struct backend *be, size_t bytes)
 {
     struct cuda *c = cuda_of(be);
+    if (bytes == 0) bytes = 1; /* NULL is for failures */
     if (bytes <= c->scratch_bytes) return c->scratch;
     if (c->scratch) { /* ops that use the old block may still run */
         if (cuda_check(be->ctx, cudaStreamSynchronize(c->stream), "scratch memory") != AIM_OK) return NULL;
