@@ -61,15 +61,27 @@ static __device__ inline float block_max(float x, float (&room)[WARP])
     return x;
 }
 
-/* What makes scores logarithms of probabilities: ln p = scale s - level. A block has a row. */
-static __device__ inline float row_level(const float *row, int64_t V, float scale, float (&top_room)[WARP],
-                                         double (&room)[WARP])
+/* What makes scores logarithms of probabilities. Scores differ from the largest one exactly where it matters; the sum of the
+ * two parts would be rounded to 1e-5 when the scale is 200. */
+struct level {
+    float scale, top, log_sum;
+    __device__ float ln(float score) const
+    {
+        return scale * (score - top) - log_sum;
+    }
+};
+
+/* Of a block's row. */
+static __device__ inline struct level row_level(const float *row, int64_t V, float scale, float (&top_room)[WARP],
+                                                double (&room)[WARP])
 {
-    float top = -INFINITY, sum = 0;
-    for (int64_t j = threadIdx.x; j < V; j += THREADS) top = fmaxf(top, scale * row[j]);
-    top = block_max(top, top_room);
-    for (int64_t j = threadIdx.x; j < V; j += THREADS) sum += expf(scale * row[j] - top);
-    return top + (float)log(block_sum_double((double)sum, room));
+    struct level l = {scale, -INFINITY, 0};
+    float sum = 0;
+    for (int64_t j = threadIdx.x; j < V; j += THREADS) l.top = fmaxf(l.top, row[j]);
+    l.top = block_max(l.top, top_room);
+    for (int64_t j = threadIdx.x; j < V; j += THREADS) sum += expf(scale * (row[j] - l.top));
+    l.log_sum = (float)log(block_sum_double((double)sum, room));
+    return l;
 }
 
 /* Scores to probabilities, and the rows' entropies. */
@@ -77,9 +89,10 @@ static __global__ void __launch_bounds__(THREADS) probabilities(struct entropy k
 {
     __shared__ float top_room[WARP];
     __shared__ double room[WARP];
-    float *row = k.scores + blockIdx.x * k.V, level = row_level(row, k.V, k.scale, top_room, room), h = 0;
+    float *row = k.scores + blockIdx.x * k.V, h = 0;
+    const struct level level = row_level(row, k.V, k.scale, top_room, room);
     for (int64_t j = threadIdx.x; j < k.V; j += THREADS) {
-        float ln = k.scale * row[j] - level, p = expf(ln);
+        float ln = level.ln(row[j]), p = expf(ln);
         h -= p * ln;
         row[j] = p;
     }
@@ -131,15 +144,16 @@ static __global__ void __launch_bounds__(THREADS) score_gradients(struct entropy
 {
     __shared__ float top_room[WARP];
     __shared__ double room[WARP];
-    float *row = k.scores + blockIdx.x * k.V, level = row_level(row, k.V, k.scale, top_room, room), sum = 0;
+    float *row = k.scores + blockIdx.x * k.V, sum = 0;
+    const struct level level = row_level(row, k.V, k.scale, top_room, room);
     const float up = weight * dloss[0] * k.scale / (float)k.M;
     for (int64_t j = threadIdx.x; j < k.V; j += THREADS) {
-        float ln = k.scale * row[j] - level;
+        float ln = level.ln(row[j]);
         sum += expf(ln) * (k.q[j] - ln);
     }
     float mean = (float)block_sum_double((double)sum, room); /* Σ p q + h */
     for (int64_t j = threadIdx.x; j < k.V; j += THREADS) {
-        float ln = k.scale * row[j] - level;
+        float ln = level.ln(row[j]);
         row[j] = up * expf(ln) * (k.q[j] - ln - mean);
     }
 }

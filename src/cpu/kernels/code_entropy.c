@@ -56,24 +56,25 @@ static aim_status entropy_start(struct backend *be, const struct tensor *z, cons
     return AIM_OK;
 }
 
-/* What the rows' softmax needs besides the scores: ln p = s - top - log_sum. */
+/* What the rows' softmax needs besides the scores: ln p = scale (s - top) - log_sum. Scores differ from the largest one exactly
+ * where it matters; scaled ones, and top and log_sum together, would be rounded to 1e-5 when the scale is 200. */
 struct row {
-    float *s; /* scores, (V) */
-    float top, log_sum;
+    float *s; /* scores without the scale, (V) */
+    float scale, top, log_sum;
 };
 
 static struct row scores(const struct entropy *k, int64_t m)
 {
-    struct row r = {.s = k->rows + omp_get_thread_num() * k->V, .top = -INFINITY};
+    struct row r = {.s = k->rows + omp_get_thread_num() * k->V, .scale = k->scale, .top = -INFINITY};
     double sum = 0;
     for (int64_t d = 0; d < k->D; d++) {
-        const float x = k->scale * k->z[m * k->D + d], *codes = k->turned + d * k->V;
+        const float x = k->z[m * k->D + d], *codes = k->turned + d * k->V;
         for (int64_t j = 0; j < k->V; j++) r.s[j] = d ? r.s[j] + x * codes[j] : x * codes[j];
     }
     for (int64_t j = 0; j < k->V; j++) r.top = r.s[j] > r.top ? r.s[j] : r.top;
     for (int64_t j = 0; j < k->V; j += VLEN) {
         int64_t live = k->V - j < VLEN ? k->V - j : VLEN;
-        vf p = vexp(vload_part(r.s + j, live) - r.top);
+        vf p = vexp(r.scale * (vload_part(r.s + j, live) - r.top));
         for (int64_t i = 0; i < live; i++) sum += (double)p[i];
     }
     r.log_sum = (float)log(fmax(sum, 1)); /* the largest score alone gives 1 */
@@ -83,7 +84,7 @@ static struct row scores(const struct entropy *k, int64_t m)
 /* One vector of ln p, at most `live` of it. */
 static vf log_p(const struct row *r, int64_t j, int64_t live)
 {
-    return vload_part(r->s + j, live) - (r->top + r->log_sum);
+    return r->scale * (vload_part(r->s + j, live) - r->top) - r->log_sum;
 }
 
 /* The first `live` values, and zeros. */
