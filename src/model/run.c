@@ -69,13 +69,23 @@ aim_status aim_encode(aim_model *m, const float *pixels, int64_t count, int heig
     return status;
 }
 
+/* Whether pictures are decoded in bf16: where matrices are, on a device whose activations may be. Codes never are chosen so. */
+static bool decodes_in_bf16(const aim_model *m)
+{
+    const struct backend *be = m->ctx->backend;
+    return m->weights == AIM_WEIGHTS_BF16 && !be->memory.host && be->activation == T_BF16;
+}
+
 /* ids (n, rows*columns) to pixels (n, 3, rows*f, columns*f) */
 static aim_status decode_some(aim_model *m, const int32_t *ids, int64_t n, int rows, int columns, float *pixels)
 {
     struct exec *ex = &m->ex;
+    bool bf16 = ex->backend->bf16;
     ex->status = AIM_OK;
     struct tensor *codes = tensor_from_host(ex, T_I32, SHAPE(n * rows * columns), ids);
+    ex->backend->bf16 = decodes_in_bf16(m);
     struct tensor *pictures = vq_decode(ex, m->vq, codes, n, rows, columns);
+    ex->backend->bf16 = bf16;
     tensor_read(ex, pictures, pixels);
     tensor_drop(codes);
     tensor_drop(pictures);

@@ -1,4 +1,4 @@
-/* Stage 2 on the GPU: golden logits, and the tokens that the CPU paints. */
+/* Models on the GPU: golden logits, the tokens that the CPU paints, golden codes and pictures. */
 #include "golden.h"
 
 #include "model/engine.h"
@@ -227,13 +227,55 @@ static void generates_what_the_cpu_generates(void **state)
     aim_context_free(ctx[1]);
 }
 
+/* ------------------------------------------------------------------------------------------------ the tokenizer */
+
+static double picture_error(aim_context *ctx, aim_weights weights, const int64_t *codes, const float *want, size_t count)
+{
+    aim_model *model = golden_model(ctx, "tiny-group", 1, weights);
+    float *pixels = mem_array(ctx, count, sizeof *pixels, MEM_MISC);
+    assert_non_null(pixels);
+    assert_ok(ctx, aim_decode(model, codes, 1, 4, 4, pixels));
+    assert_false(ctx->backend->bf16);
+    double error = relative_error(pixels, want, count);
+    mem_free(pixels);
+    aim_model_free(model);
+    return error;
+}
+
+/* Pictures in float32, and in bf16 where the matrices are; codes always in float32. */
+static void encodes_and_decodes(void **state)
+{
+    (void)state;
+    aim_context *ctx = gpu_context();
+    if (!ctx) skip();
+    struct tensor_file file;
+    golden_open(ctx, "tiny-group/expected_vq.safetensors", &file);
+    size_t count;
+    float *image = golden_f32(ctx, &file, "image", NULL), *want = golden_f32(ctx, &file, "reconstruction", &count);
+    int64_t *codes = golden_i64(ctx, &file, "codes", NULL), got[16];
+    aim_model *model = golden_model(ctx, "tiny-group", 1, AIM_WEIGHTS_BF16);
+    assert_ok(ctx, aim_encode(model, image, 1, 64, 64, got));
+    assert_memory_equal(got, codes, sizeof got);
+    aim_model_free(model);
+    double exact = picture_error(ctx, AIM_WEIGHTS_F32, codes, want, count);
+    double as_is = picture_error(ctx, AIM_WEIGHTS_AUTO, codes, want, count);
+    double rounded = picture_error(ctx, AIM_WEIGHTS_BF16, codes, want, count);
+    print_message("reconstruction: relative error %.2g, in bf16 %.2g\n", exact, rounded);
+    assert_true(exact < GOLDEN_TOLERANCE && as_is < GOLDEN_TOLERANCE);
+    /* some 60 results after one another are rounded to 2^-9 each */
+    assert_true(rounded > GOLDEN_TOLERANCE && rounded < 5e-2);
+    void *all[] = {image, want, codes};
+    for (size_t i = 0; i < 3; i++) mem_free(all[i]);
+    tensor_file_close(&file);
+    aim_context_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_logits),
-        cmocka_unit_test(paints_what_the_cpu_paints),
-        cmocka_unit_test(paints_in_bf16),
-        cmocka_unit_test(generates_what_the_cpu_generates),
+        cmocka_unit_test(golden_logits),       cmocka_unit_test(paints_what_the_cpu_paints),
+        cmocka_unit_test(paints_in_bf16),      cmocka_unit_test(generates_what_the_cpu_generates),
+        cmocka_unit_test(encodes_and_decodes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
