@@ -278,10 +278,10 @@ static size_t seen_y_bytes(const struct conv *c)
     return (size_t)(c->N * c->OH * c->OW * c->seen_O) * tensor_type_size(c->type);
 }
 
-/* -------------------------------------------------------------------------------------- filters that stay */
+/* ----------------------------------------------------------------------------------- filters and biases that stay */
 
-/* A constant weight's filters, kept on tensor->converted. */
-struct kept_filters {
+/* What cuDNN wants of a constant parameter, kept on tensor->converted. */
+struct kept {
     struct backend *be;
     enum tensor_type type;
     size_t bytes;
@@ -290,32 +290,45 @@ struct kept_filters {
 
 static void kept_free(void *converted)
 {
-    struct kept_filters *k = (struct kept_filters *)(converted);
+    struct kept *k = (struct kept *)(converted);
     k->be->memory.give(k->be, k->data, k->bytes);
     free(k);
 }
 
-/* The filters kept for the type, made on first use; NULL when they cannot be kept: then they are ordered anew each time. */
-static const void *filters_kept(struct backend *be, const struct conv *c, const struct tensor *w)
+static struct kept *kept_new(struct backend *be, enum tensor_type type, int64_t count)
 {
-    if (!w->constant) return NULL;
-    const struct kept_filters *have = (const struct kept_filters *)(w->converted);
-    if (have) return w->converted_free == kept_free && have->type == c->type ? have->data : NULL;
-    struct kept_filters *k = (struct kept_filters *)(calloc(1, sizeof *k));
+    struct kept *k = (struct kept *)(calloc(1, sizeof *k));
     if (!k) return NULL;
     k->be = be;
-    k->type = c->type;
-    k->bytes = conv_filter_count(c) * tensor_type_size(c->type);
+    k->type = type;
+    k->bytes = (size_t)count * tensor_type_size(type);
     k->data = be->memory.take(be, k->bytes, MEM_WEIGHTS);
-    if (!k->data) {
-        free(k);
-        return NULL;
-    }
-    conv_order_filters(be, c, f32(w), k->data);
-    struct tensor *owner = const_cast<struct tensor *>(w); /* a cache: the weight itself does not change */
+    if (k->data) return k;
+    free(k);
+    return NULL;
+}
+
+/* What is kept of a parameter for the convolution's type: made by `make` (of `count` values) on first use, in place of that
+ * for another type. NULL when it cannot be kept: then it is made anew each time. */
+static const void *kept_of(struct backend *be, const struct conv *c, const struct tensor *of, int64_t count,
+                           void (*make)(struct backend *be, const struct conv *c, const float *from, void *to))
+{
+    if (!of->constant) return NULL;
+    const struct kept *have = (const struct kept *)(of->converted);
+    if (have && of->converted_free == kept_free && have->type == c->type) return have->data;
+    struct kept *k = kept_new(be, c->type, count);
+    if (!k) return NULL;
+    struct tensor *owner = const_cast<struct tensor *>(of); /* a cache: the parameter itself does not change */
+    if (owner->converted) owner->converted_free(owner->converted);
+    make(be, c, f32(of), k->data);
     owner->converted = k;
     owner->converted_free = kept_free;
     return k->data;
+}
+
+static const void *filters_kept(struct backend *be, const struct conv *c, const struct tensor *w)
+{
+    return kept_of(be, c, w, (int64_t)conv_filter_count(c), conv_order_filters);
 }
 
 /* ------------------------------------------------------------------------------------------------- forward */
@@ -323,8 +336,8 @@ static const void *filters_kept(struct backend *be, const struct conv *c, const 
 /* Where a call's pieces are. */
 struct forward {
     struct conv_plan *plan;
-    const void *x, *filters;
-    void *bias, *y, *workspace;
+    const void *x, *filters, *bias;
+    void *y, *workspace;
 };
 
 static cudnnStatus_t run_forward(struct backend *be, const struct forward *f, bool fused)
@@ -344,10 +357,12 @@ static aim_status prepare_forward(struct backend *be, const struct conv *c, cons
                                   const struct tensor *bias, struct tensor *y, struct forward *f)
 {
     struct pieces room = {};
+    bool fused = bias && f->plan->fused && c->y_as_is;
     f->filters = filters_kept(be, c, w);
+    if (fused) f->bias = c->type == T_F32 ? bias->data : kept_of(be, c, bias, c->seen_O, conv_see_bias);
     size_t size = tensor_type_size(c->type);
-    size_t filters = piece(&room, f->filters ? 0 : conv_filter_count(c) * size),
-           seen_bias = piece(&room, (size_t)c->seen_O * size);
+    size_t filters = piece(&room, f->filters ? 0 : conv_filter_count(c) * size);
+    size_t seen_bias = piece(&room, fused && !f->bias ? (size_t)c->seen_O * size : 0);
     size_t seen_x = piece(&room, c->x_as_is ? 0 : seen_x_bytes(c)), seen_y = piece(&room, c->y_as_is ? 0 : seen_y_bytes(c));
     size_t workspace = piece(&room, f->plan->workspace);
     char *block = (char *)(cuda_scratch(be, room.total));
@@ -359,9 +374,11 @@ static aim_status prepare_forward(struct backend *be, const struct conv *c, cons
     if (!c->x_as_is) conv_see_x(be, c, x->data, block + seen_x);
     f->x = c->x_as_is ? x->data : block + seen_x;
     f->y = c->y_as_is ? y->data : block + seen_y;
-    f->bias = block + seen_bias;
     f->workspace = block + workspace;
-    if (bias && f->plan->fused && c->y_as_is) conv_see_bias(be, c, f32(bias), f->bias);
+    if (fused && !f->bias) {
+        conv_see_bias(be, c, f32(bias), block + seen_bias);
+        f->bias = block + seen_bias;
+    }
     return cuda_launched(be, "conv2d");
 }
 
@@ -459,15 +476,18 @@ static aim_status dnn_weights(struct backend *be, const struct tensor *x, const 
 
 /* ------------------------------------------------------------------------------------------------- the ops */
 
-/* Pictures that cuDNN takes at a time: it counts values in 32 bits. */
+/* Pictures that cuDNN takes at a time: it counts values in 32 bits, and for float32 turns maps around in its workspace, which
+ * must hold two of them. Batches are halved until they fit: few different ones arise. */
 static int64_t pictures_at_once(const struct tensor *x, const struct tensor *y, const struct conv2d *how)
 {
-    const int64_t most = (int64_t)1 << 30;
+    const int64_t most = x->type == T_F32 ? (int64_t)MOST_WORKSPACE / 10 : (int64_t)1 << 30;
     int64_t border = how->pad_before + how->pad_after, grow = how->upsample ? 2 : 1;
     int64_t seen = (x->shape[1] * grow + border) * (x->shape[2] * grow + border) * (x->shape[3] + 7);
     int64_t made = y->shape[1] * y->shape[2] * (y->shape[3] + 7);
     int64_t lines = 65535 / (x->shape[1] * grow + border); /* blocks of a grid */
-    return max64(1, min64(x->shape[0], min64(lines, most / max64(seen, made))));
+    int64_t fit = min64(lines, most / max64(seen, made)), n = x->shape[0];
+    while (n > 1 && n > fit) n = divide_up(n, 2);
+    return max64(n, 1);
 }
 
 /* Pictures from .. from+n of a map; NULL stays NULL. */

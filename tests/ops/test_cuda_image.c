@@ -79,7 +79,7 @@ static void check_conv(const struct conv_case *c, enum tensor_type type, bool co
     struct threefold bias = parameters(g, type, 0, 1, c->O, 0, 0, 0), y = gpu_blank(g, type, c->N, OH, OW, c->O);
     struct threefold dy = gpu_normal(g, type, 0, 1, c->N, OH, OW, c->O), dx = gpu_normal(g, type, 0, 1, c->N, c->H, c->W, c->I);
     struct threefold dw = gpu_normal(g, T_F32, 0, 1, c->O, c->I, c->k, c->k), dbias = gpu_normal(g, T_F32, 0, 1, c->O, 0, 0, 0);
-    w.at[GPU].constant = w.at[AGAIN].constant = constant;
+    for (int side = GPU; side < SIDES; side++) w.at[side].constant = bias.at[side].constant = constant;
     RUN_SIDES(g, conv2d, AT(x), AT(w), biased ? AT(bias) : NULL, how, AT(y));
     RUN_SIDES(g, conv2d_backward, AT(x), AT(w), how, AT(dy), AT(dx), AT(dw), biased ? AT(dbias) : NULL);
     expect_sides(g, "conv2d", &y, near(type, 1e-5));
@@ -87,6 +87,7 @@ static void check_conv(const struct conv_case *c, enum tensor_type type, bool co
     expect_sides(g, "conv2d: dw", &dw, near(type, 1e-5));
     if (biased) expect_sides(g, "conv2d: dbias", &dbias, 1e-5);
     forget_copies(&w);
+    forget_copies(&bias);
 }
 
 static void conv2d_all(void **state)
@@ -94,6 +95,29 @@ static void conv2d_all(void **state)
     (void)state;
     FOR_TYPES
     for (size_t i = 0; i < sizeof conv_cases / sizeof conv_cases[0]; i++) check_conv(&conv_cases[i], *type, i % 2, i % 3 < 2);
+}
+
+/* What is kept of constant filters and biases follows the type of the map. */
+static void conv2d_types(void **state)
+{
+    (void)state;
+    static const enum tensor_type order[] = {T_F32, T_BF16, T_BF16, T_F32};
+    static const int64_t inputs[] = {16, 12};
+    const struct conv2d how = {1, 1, 1, false};
+    for (int i = 0; i < 2; i++) {
+        struct gpu *g = begin();
+        struct threefold w = parameters(g, T_BF16, 0, 0.1, 24, inputs[i], 3, 3),
+                         bias = parameters(g, T_BF16, 0, 1, 24, 0, 0, 0);
+        for (int side = GPU; side < SIDES; side++) w.at[side].constant = bias.at[side].constant = true;
+        for (size_t turn = 0; turn < sizeof order / sizeof order[0]; turn++) {
+            enum tensor_type type = order[turn];
+            struct threefold x = gpu_normal(g, type, 0, 1, 2, 6, 6, inputs[i]), y = gpu_blank(g, type, 2, 6, 6, 24);
+            RUN_SIDES(g, conv2d, AT(x), AT(w), AT(bias), &how, AT(y));
+            expect_sides(g, "conv2d, one type after another", &y, near(type, 1e-5));
+        }
+        forget_copies(&w);
+        forget_copies(&bias);
+    }
 }
 
 /* Each gradient by itself, where the others are not wanted. */
@@ -404,11 +428,11 @@ int main(void)
 {
     have_gpu = gpu_open(&gpu);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(conv2d_all),     cmocka_unit_test(conv2d_parts),  cmocka_unit_test(group_norm),
-        cmocka_unit_test(batch_norm),     cmocka_unit_test(attention),     cmocka_unit_test(normalize_rows),
-        cmocka_unit_test(nearest_code),   cmocka_unit_test(code_entropy),  cmocka_unit_test(layouts),
-        cmocka_unit_test(value_by_value), cmocka_unit_test(pool_and_blur), cmocka_unit_test(means),
-        cmocka_unit_test(lpips),
+        cmocka_unit_test(conv2d_all),     cmocka_unit_test(conv2d_types),   cmocka_unit_test(conv2d_parts),
+        cmocka_unit_test(group_norm),     cmocka_unit_test(batch_norm),     cmocka_unit_test(attention),
+        cmocka_unit_test(normalize_rows), cmocka_unit_test(nearest_code),   cmocka_unit_test(code_entropy),
+        cmocka_unit_test(layouts),        cmocka_unit_test(value_by_value), cmocka_unit_test(pool_and_blur),
+        cmocka_unit_test(means),          cmocka_unit_test(lpips),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     gpu_close(&gpu);
