@@ -3,6 +3,9 @@
  *
  * What cuDNN cannot express is done to x beforehand, in one copying kernel: the twofold enlargement, borders of different
  * width, and in bfloat16 channels filled up to a multiple of 8 for the tensor cores. Gradients go the same way back.
+ *
+ * True float32 goes past it (convolution_f32.cu) where the channels fill a block: cuDNN's choice turns maps around, and leaves
+ * most of a GPU idle on small ones.
  */
 #include "cuda/convolution.cuh"
 
@@ -29,7 +32,7 @@ void cuda_images_free(struct cuda *c)
 aim_status cuda_conv2d(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                        const struct conv2d *how, struct tensor *y)
 {
-    return plain_conv2d(be, x, w, bias, how, y);
+    return conv_f32_serves(x, y) ? conv_f32(be, x, w, bias, how, y) : plain_conv2d(be, x, w, bias, how, y);
 }
 
 aim_status cuda_conv2d_backward(struct backend *be, const struct tensor *x, const struct tensor *w, const struct conv2d *how,
@@ -278,60 +281,12 @@ static size_t seen_y_bytes(const struct conv *c)
     return (size_t)(c->N * c->OH * c->OW * c->seen_O) * tensor_type_size(c->type);
 }
 
-/* ----------------------------------------------------------------------------------- filters and biases that stay */
-
-/* What cuDNN wants of a constant parameter, kept on tensor->converted. */
-struct kept {
-    struct backend *be;
-    enum tensor_type type;
-    size_t bytes;
-    void *data;
-};
-
-static void kept_free(void *converted)
-{
-    struct kept *k = (struct kept *)(converted);
-    k->be->memory.give(k->be, k->data, k->bytes);
-    free(k);
-}
-
-static struct kept *kept_new(struct backend *be, enum tensor_type type, int64_t count)
-{
-    struct kept *k = (struct kept *)(calloc(1, sizeof *k));
-    if (!k) return NULL;
-    k->be = be;
-    k->type = type;
-    k->bytes = (size_t)count * tensor_type_size(type);
-    k->data = be->memory.take(be, k->bytes, MEM_WEIGHTS);
-    if (k->data) return k;
-    free(k);
-    return NULL;
-}
-
-/* What is kept of a parameter for the convolution's type: made by `make` (of `count` values) on first use, in place of that
- * for another type. NULL when it cannot be kept: then it is made anew each time. */
-static const void *kept_of(struct backend *be, const struct conv *c, const struct tensor *of, int64_t count,
-                           void (*make)(struct backend *be, const struct conv *c, const float *from, void *to))
-{
-    if (!of->constant) return NULL;
-    const struct kept *have = (const struct kept *)(of->converted);
-    if (have && of->converted_free == kept_free && have->type == c->type) return have->data;
-    struct kept *k = kept_new(be, c->type, count);
-    if (!k) return NULL;
-    struct tensor *owner = const_cast<struct tensor *>(of); /* a cache: the parameter itself does not change */
-    if (owner->converted) owner->converted_free(owner->converted);
-    make(be, c, f32(of), k->data);
-    owner->converted = k;
-    owner->converted_free = kept_free;
-    return k->data;
-}
+/* ------------------------------------------------------------------------------------------------- forward */
 
 static const void *filters_kept(struct backend *be, const struct conv *c, const struct tensor *w)
 {
-    return kept_of(be, c, w, (int64_t)conv_filter_count(c), conv_order_filters);
+    return conv_kept(be, c, w, (int64_t)conv_filter_count(c), conv_order_filters);
 }
-
-/* ------------------------------------------------------------------------------------------------- forward */
 
 /* Where a call's pieces are. */
 struct forward {
@@ -359,7 +314,7 @@ static aim_status prepare_forward(struct backend *be, const struct conv *c, cons
     struct pieces room = {};
     bool fused = bias && f->plan->fused && c->y_as_is;
     f->filters = filters_kept(be, c, w);
-    if (fused) f->bias = c->type == T_F32 ? bias->data : kept_of(be, c, bias, c->seen_O, conv_see_bias);
+    if (fused) f->bias = c->type == T_F32 ? bias->data : conv_kept(be, c, bias, c->seen_O, conv_see_bias);
     size_t size = tensor_type_size(c->type);
     size_t filters = piece(&room, f->filters ? 0 : conv_filter_count(c) * size);
     size_t seen_bias = piece(&room, fused && !f->bias ? (size_t)c->seen_O * size : 0);
@@ -504,6 +459,7 @@ static struct tensor *slice(const struct tensor *t, int64_t from, int64_t n, str
 aim_status cuda_conv2d(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                        const struct conv2d *how, struct tensor *y)
 {
+    if (!be->bf16 && conv_f32_serves(x, y)) return conv_f32(be, x, w, bias, how, y);
     int64_t N = x->shape[0], most = pictures_at_once(x, y, how);
     for (int64_t at = 0; at < N; at += most) {
         struct tensor some_x, some_y;

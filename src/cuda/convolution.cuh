@@ -1,6 +1,7 @@
 /*
- * The ways to a convolution: cuDNN (convolution.cu), and plain products over gathered patches (convolution_plain.cu), which
- * serve every shape, without cuDNN or where it has no algorithm. Both compute what ops.def says; gradients ADD.
+ * The ways to a convolution: cuDNN (convolution.cu), in float32 products of tiles (convolution_f32.cu), and plain products over
+ * gathered patches (convolution_plain.cu), which serve every shape, without cuDNN or where it has no algorithm. All compute
+ * what ops.def says; gradients ADD.
  */
 #ifndef AIM_CUDA_CONVOLUTION_CUH
 #define AIM_CUDA_CONVOLUTION_CUH
@@ -14,6 +15,11 @@ aim_status plain_conv2d_inputs(struct backend *be, const struct tensor *w, const
                                struct tensor *dx);
 aim_status plain_conv2d_weights(struct backend *be, const struct tensor *x, const struct conv2d *how, const struct tensor *dy,
                                 struct tensor *dw);
+
+/* Whether conv_f32 takes maps of these shapes; it has no gradients. */
+bool conv_f32_serves(const struct tensor *x, const struct tensor *y);
+aim_status conv_f32(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
+                    const struct conv2d *how, struct tensor *y);
 
 /* ------------------------------------------------------------------- what cuDNN needs around it (convolution_copies.cu) */
 
@@ -45,5 +51,15 @@ void conv_see_bias(struct backend *be, const struct conv *c, const float *bias, 
 /* w (O,I,k,k) to (seen_O,k,k,seen_I) in the activations' type, and the way back, added to dw. */
 void conv_order_filters(struct backend *be, const struct conv *c, const float *w, void *seen);
 void conv_add_filters(struct backend *be, const struct conv *c, const void *seen, float *dw);
+
+/* ------------------------------------------------------------------------- what stays of parameters (convolution_kept.cu) */
+
+/* Makes the form of a parameter that a convolution takes, in the type of its activations. */
+typedef void conv_form(struct backend *be, const struct conv *c, const float *from, void *to);
+
+/* What is kept of a constant parameter in that form, of `count` values: made on first use, in place of what was kept for
+ * another type. NULL when it is not constant, or has another form for the type already, or memory is out: then the form is
+ * made anew each time. */
+const void *conv_kept(struct backend *be, const struct conv *c, const struct tensor *of, int64_t count, conv_form *form);
 
 #endif
