@@ -80,13 +80,33 @@ struct tensor *op_attention(struct exec *ex, const struct tensor *q, const struc
     return y;
 }
 
-/* da = db = dy */
+/* Whether `t` has no gradient yet, and dy is just what it would be. */
+static bool is_first(const struct tensor *t, const struct tensor *dy)
+{
+    bool same = t->type == dy->type && t->ndim == dy->ndim;
+    for (int i = 0; same && i < t->ndim; i++) same = t->shape[i] == dy->shape[i];
+    return same && !t->grad;
+}
+
+/* da = db = dy. A gradient that is the first to arrive is not added to zeros: one input takes dy over, which nobody wants
+ * any more, the other one a copy. */
 static aim_status add_backward(struct exec *ex, struct node *n)
 {
+    struct tensor *dy = n->out[0]->grad;
     for (int i = 0; i < 2; i++) {
-        struct tensor *da = tape_grad(ex, n->in[i]);
+        struct tensor *a = n->in[i];
+        if (!a || !a->needs_grad) continue;
+        bool first = n->in[0] != n->in[1] && is_first(a, dy);
+        if (first && dy->refs == 1) {
+            a->grad = tensor_keep(dy);
+        } else if (first) {
+            a->grad = tensor_new(ex, a->type, a->ndim, a->shape);
+            if (a->grad) tensor_copy(ex, a->grad, dy);
+        } else {
+            struct tensor *da = tape_grad(ex, a);
+            if (da) TRY(ex->backend->op.accumulate(ex->backend, dy, da));
+        }
         if (ex->status != AIM_OK) return ex->status;
-        if (da) TRY(ex->backend->op.accumulate(ex->backend, n->out[0]->grad, da));
     }
     return AIM_OK;
 }

@@ -54,6 +54,28 @@ static void sums_of_uses(void **state)
     close_bench(&b);
 }
 
+/* A gradient that two inputs are passed is two gradients: what one gets later does not reach the other. */
+static void passed_on(void **state)
+{
+    (void)state;
+    struct bench b;
+    open_bench(&b);
+    struct tensor *x = counted(&b, SHAPE(2, 3), true), *z = counted(&b, SHAPE(2, 3), true);
+    for (int round = 1; round <= 2; round++) {
+        struct tensor *scaled = op_scale(&b.ex, x, 3), *sum = op_add(&b.ex, x, z), *y = op_add(&b.ex, scaled, sum);
+        assert_ok(b.ctx, tape_backward(&b.tape, y, 1.0f));
+        for (int i = 0; i < 6; i++) {
+            assert_true(f32(x->grad)[i] == 4.0f * (float)round);
+            assert_true(f32(z->grad)[i] == 1.0f * (float)round);
+        }
+        struct tensor *done[] = {scaled, sum, y};
+        for (int i = 0; i < 3; i++) tensor_drop(done[i]);
+    }
+    tensor_drop(x);
+    tensor_drop(z);
+    close_bench(&b);
+}
+
 /* Parameters keep their gradient, and a second backward adds to it; without a tape nothing is recorded. */
 static void gradients_stay(void **state)
 {
@@ -169,8 +191,9 @@ static void head_in_blocks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sums_of_uses),      cmocka_unit_test(gradients_stay), cmocka_unit_test(layouts),
-        cmocka_unit_test(stopped_gradients), cmocka_unit_test(abandoned),      cmocka_unit_test(head_in_blocks),
+        cmocka_unit_test(sums_of_uses),   cmocka_unit_test(passed_on),         cmocka_unit_test(gradients_stay),
+        cmocka_unit_test(layouts),        cmocka_unit_test(stopped_gradients), cmocka_unit_test(abandoned),
+        cmocka_unit_test(head_in_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
