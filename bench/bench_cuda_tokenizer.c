@@ -1,7 +1,7 @@
 /*
  * The VQ-f16 tokenizer at 256x256 on a GPU, random weights: milliseconds a picture for decoding and encoding in batches of 1,
  * 8 and 64, in float32 and bf16, and where a decoding's time goes; pictures per second of stage 1's autoencoder, forward and
- * backward with its own losses.
+ * backward with its own losses, and where that time goes: for VQ-f16, and a narrow network of a quarter of its channels.
  *
  *     bench_cuda_tokenizer [rounds]
  *
@@ -15,10 +15,25 @@
 #include "model/model.h"
 #include "tensor/tape.h"
 
-enum { MOST_ROUNDS = 99, SIDE = 256, GRID = 16, LARGEST = 64, TRAINED = 16 };
+enum { MOST_ROUNDS = 99, SIDE = 256, GRID = 16, LARGEST = 64, TRAINED = 16, NARROW = 4 };
 
-enum part { CONVOLUTION, NORM, ATTENTION, LINEAR, ADD, PARTS };
-static const char *const part_names[PARTS] = {"convolutions", "norms", "attention", "linear", "add"};
+enum part {
+    CONVOLUTION,
+    NORM,
+    ATTENTION,
+    LINEAR,
+    ADD,
+    CONVOLUTION_DX,
+    CONVOLUTION_DW,
+    CONVOLUTION_DBIAS,
+    NORM_BACK,
+    ATTENTION_BACK,
+    LINEAR_BACK,
+    PARTS
+};
+static const char *const part_names[PARTS] = {"convolutions", "norms",          "attention",  "linear",
+                                              "add",          "their dx",       "dw",         "and dbias",
+                                              "norms back",   "attention back", "linear back"};
 
 /* Stands in front of the backend's kernels: counts operations, and times each call when asked to. */
 static struct {
@@ -94,6 +109,44 @@ static aim_status watch_add(struct backend *be, const struct tensor *a, const st
     WATCH(ADD, 0, watch.real.add(be, a, b, y));
 }
 
+/* The three gradients one by one. */
+static aim_status watch_conv2d_gradient(struct backend *be, enum part part, const struct tensor *x, const struct tensor *w,
+                                        const struct conv2d *how, const struct tensor *dy, struct tensor *d)
+{
+    WATCH(part, 0,
+          watch.real.conv2d_backward(be, x, w, how, dy, part == CONVOLUTION_DX ? d : NULL, part == CONVOLUTION_DW ? d : NULL,
+                                     part == CONVOLUTION_DBIAS ? d : NULL));
+}
+
+static aim_status watch_conv2d_back(struct backend *be, const struct tensor *x, const struct tensor *w,
+                                    const struct conv2d *how, const struct tensor *dy, struct tensor *dx, struct tensor *dw,
+                                    struct tensor *dbias)
+{
+    if (dx) TRY(watch_conv2d_gradient(be, CONVOLUTION_DX, x, w, how, dy, dx));
+    if (dw) TRY(watch_conv2d_gradient(be, CONVOLUTION_DW, x, w, how, dy, dw));
+    return dbias ? watch_conv2d_gradient(be, CONVOLUTION_DBIAS, x, w, how, dy, dbias) : AIM_OK;
+}
+
+static aim_status watch_norm_back(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *b,
+                                  int groups, float eps, bool silu, const struct tensor *dy, struct tensor *dx,
+                                  struct tensor *dw, struct tensor *db)
+{
+    WATCH(NORM_BACK, 0, watch.real.group_norm_silu_backward(be, x, w, b, groups, eps, silu, dy, dx, dw, db));
+}
+
+static aim_status watch_attention_back(struct backend *be, const struct tensor *q, const struct tensor *k,
+                                       const struct tensor *v, const struct tensor *dy, struct tensor *dq, struct tensor *dk,
+                                       struct tensor *dv)
+{
+    WATCH(ATTENTION_BACK, 0, watch.real.attention_backward(be, q, k, v, dy, dq, dk, dv));
+}
+
+static aim_status watch_linear_back(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *dy,
+                                    struct tensor *dx, struct tensor *dw, struct tensor *dbias)
+{
+    WATCH(LINEAR_BACK, 0, watch.real.linear_backward(be, x, w, dy, dx, dw, dbias));
+}
+
 static void watch_start(bool times)
 {
     struct ops *op = &bench.ctx->backend->op;
@@ -106,6 +159,10 @@ static void watch_start(bool times)
     op->attention = watch_attention;
     op->linear = watch_linear;
     op->add = watch_add;
+    op->conv2d_backward = watch_conv2d_back;
+    op->group_norm_silu_backward = watch_norm_back;
+    op->attention_backward = watch_attention_back;
+    op->linear_backward = watch_linear_back;
 }
 
 static void watch_stop(void)
@@ -144,6 +201,7 @@ static void show_parts(double all)
     double known = 0;
     printf("        ");
     for (int i = 0; i < PARTS; i++) {
+        if (watch.seconds[i] == 0) continue;
         printf(" %s %.0f%%,", part_names[i], 100 * watch.seconds[i] / all);
         known += watch.seconds[i];
     }
@@ -200,11 +258,9 @@ static void step(struct vq *vq, const struct tensor *pixels)
     vq_training_clear(&training);
 }
 
-static void measure_training(void)
+static void measure_steps(const char *name, struct vq *vq)
 {
     double times[MOST_ROUNDS];
-    struct vq *vq = NULL;
-    check(vq_build_trainable(&bench.model->config.vq, &bench.model->vq_table, &vq));
     struct tensor *pixels = input(false, TRAINED);
     step(vq, pixels);
     step(vq, pixels);
@@ -216,11 +272,33 @@ static void measure_training(void)
         times[i] = bench_seconds() - start;
     }
     double time = bench_median(times, (size_t)bench.rounds);
-    printf("training %-5s %5d %10.3f ms a picture, %.1f pictures/s (autoencoder, forward and backward)\n",
+    printf("training %s, %-4s %5d %10.3f ms a picture, %.1f pictures/s (autoencoder, forward and backward)\n", name,
            bench.ctx->backend->bf16 ? "bf16" : "f32", TRAINED, 1e3 * time / TRAINED, TRAINED / time);
+    watch_start(true);
+    double start = bench_seconds();
+    step(vq, pixels);
+    wait();
+    show_parts(bench_seconds() - start);
+    watch_stop();
     tensor_drop(pixels);
-    vq_free(vq);
     exec_clear(&bench.ex);
+}
+
+static void measure_training(void)
+{
+    struct vq *vq = NULL;
+    check(vq_build_trainable(&bench.model->config.vq, &bench.model->vq_table, &vq));
+    measure_steps("VQ-f16", vq);
+    vq_free(vq);
+    struct vq_config config = bench.model->config.vq;
+    struct params table = {.ctx = bench.ctx, .prefix = VQ_PREFIX};
+    config.base_channels /= NARROW;
+    check(vq_describe(&config, &table));
+    check(params_init(&table, 0));
+    check(vq_build_trainable(&config, &table, &vq));
+    measure_steps("narrow", vq);
+    vq_free(vq);
+    params_free(&table);
 }
 
 /* --------------------------------------------------------------------------------------------------- the run */
