@@ -1,7 +1,10 @@
 /*
  * Convolution in true float32: a product of patches, gathered where they lie, and filters, on the multiply-add units. A block
  * computes ROWS pixels of COLUMNS channels; what small maps lack in blocks is made up for by cutting the sums into parts, a
- * number that follows from the shapes alone. Enlargement and any borders come with the gathering.
+ * number that follows from the shapes alone. Borders come with the gathering.
+ *
+ * After the twofold enlargement a 3 x 3 patch meets only 2 x 2 pixels of the smaller map: the outputs at odd and even rows and
+ * columns are four convolutions (phases) with 2 x 2 filters of their own, sums of the 3 x 3 ones, and 4/9 of the work.
  */
 #include "cuda/convolution.cuh"
 
@@ -16,17 +19,18 @@ enum {
     MOST_PARTS = 64
 };
 
-/* x (N,H,W,I), y (M,O) with M = N*OH*OW. */
+/* x (N,H,W,I); the outputs of a phase (M,O) with M = N*OH*OW. Phase 2 a + b of four has the rows 2 y + a and the columns
+ * 2 x + b of the output, and its patch begins at (y - pad + a, x - pad + b). */
 struct direct {
-    int H, W, I, OH, OW, O, kernel, stride, pad, shift; /* shift: 1 where x is enlarged first */
-    int64_t M;
+    int M, H, W, I, OH, OW, O, kernel, stride, pad, phases;
     int slabs, each, parts; /* slabs in all, of a part */
 };
 
-bool conv_f32_serves(const struct tensor *x, const struct tensor *y)
+bool conv_f32_serves(const struct tensor *x, const struct tensor *w, const struct conv2d *how, const struct tensor *y)
 {
-    return x->type == T_F32 && x->shape[3] % DEPTH == 0 && y->shape[3] % 4 == 0 && y->shape[3] >= LEAST_CHANNELS &&
-           aligned(x) && aligned(y);
+    bool in_phases = w->shape[2] == 3 && how->stride == 1 && how->pad_before == 1 && how->pad_after == 1;
+    return (!how->upsample || in_phases) && x->type == T_F32 && x->shape[3] % DEPTH == 0 && y->shape[3] % 4 == 0 &&
+           y->shape[3] >= LEAST_CHANNELS && tensor_rows(y) < INT32_MAX - ROWS && aligned(x) && aligned(y);
 }
 
 static int columns_for(int O)
@@ -37,12 +41,13 @@ static int columns_for(int O)
 static struct direct direct_of(const struct tensor *x, const struct tensor *y, int64_t kernel, const struct conv2d *how)
 {
     struct direct g;
+    g.phases = how->upsample ? 4 : 1;
     g.H = (int)x->shape[1], g.W = (int)x->shape[2], g.I = (int)x->shape[3];
-    g.OH = (int)y->shape[1], g.OW = (int)y->shape[2], g.O = (int)y->shape[3];
-    g.kernel = (int)kernel, g.stride = how->stride, g.pad = how->pad_before, g.shift = how->upsample ? 1 : 0;
-    g.M = tensor_rows(y);
+    g.OH = how->upsample ? g.H : (int)y->shape[1], g.OW = how->upsample ? g.W : (int)y->shape[2], g.O = (int)y->shape[3];
+    g.kernel = how->upsample ? 2 : (int)kernel, g.stride = how->stride, g.pad = how->pad_before;
+    g.M = (int)(tensor_rows(y) / g.phases);
     g.slabs = g.kernel * g.kernel * (g.I / DEPTH);
-    int64_t blocks = divide_up(g.M, ROWS) * divide_up(g.O, columns_for(g.O));
+    int64_t blocks = g.phases * divide_up(g.M, ROWS) * divide_up(g.O, columns_for(g.O));
     int64_t parts = min64(min64(MANY_BLOCKS / blocks, g.slabs / LEAST_SLABS), MOST_PARTS);
     g.each = (int)divide_up(g.slabs, max64(parts, 1));
     g.parts = (int)divide_up(g.slabs, g.each);
@@ -53,49 +58,53 @@ static struct direct direct_of(const struct tensor *x, const struct tensor *y, i
 
 /* Where a thread gathers: four channels of one output pixel's patch, slab by slab. */
 struct gatherer {
-    const float *x, *from; /* from: the tap's pixel, at the thread's first channel */
-    int64_t picture;       /* number of its first pixel */
-    int iy, ix, tap, c;    /* the patch's first row and column; the slab's tap and first channel */
-    bool live, inside;
+    const float *picture, *from;  /* the picture's first pixel, the next slab of the tap's, at the thread's first channel */
+    int iy, ix, tap, slabs_ahead; /* the patch's first row and column; what is left of the tap */
+    bool inside;
 };
 
-static __device__ inline void find_tap(const struct direct &g, int place, struct gatherer &at)
+static __device__ inline void find_tap(const struct direct &g, struct gatherer &at)
 {
     int iy = at.iy + at.tap / g.kernel, ix = at.ix + at.tap % g.kernel;
-    at.inside = at.live && iy >= 0 && ix >= 0 && iy < g.H << g.shift && ix < g.W << g.shift;
-    at.from = at.x + (at.picture + (int64_t)(iy >> g.shift) * g.W + (ix >> g.shift)) * g.I + place;
+    at.inside = iy >= 0 && ix >= 0 && iy < g.H && ix < g.W;
+    at.from = at.picture + (iy * g.W + ix) * g.I;
 }
 
-/* For output pixel m, from a slab on; `place` is the thread's first channel in a slab. */
-static __device__ inline struct gatherer gatherer_of(const struct direct &g, const float *x, int64_t m, int slab, int place)
+/* For output m of the block's phase, from a slab on; `place` is the thread's first channel in a slab. */
+static __device__ inline struct gatherer gatherer_of(const struct direct &g, const float *x, int m, int slab, int place)
 {
     struct gatherer at;
-    int per_tap = g.I / DEPTH, area = g.OH * g.OW;
-    int64_t n = m / area;
-    int pixel = (int)(m - n * area);
-    at.x = x;
-    at.live = m < g.M;
-    at.picture = n * g.H * g.W;
-    at.iy = pixel / g.OW * g.stride - g.pad;
-    at.ix = pixel % g.OW * g.stride - g.pad;
+    int phase = (int)blockIdx.z, per_tap = g.I / DEPTH, area = g.OH * g.OW, n = m / area, pixel = m % area;
+    at.picture = x + (int64_t)n * g.H * g.W * g.I + place;
+    at.iy = m < g.M ? pixel / g.OW * g.stride - g.pad + phase / 2 : -g.H - g.kernel; /* none: outside whatever the tap */
+    at.ix = pixel % g.OW * g.stride - g.pad + phase % 2;
     at.tap = slab / per_tap;
-    at.c = slab % per_tap * DEPTH;
-    find_tap(g, place, at);
+    find_tap(g, at);
+    at.from += slab % per_tap * DEPTH;
+    at.slabs_ahead = per_tap - slab % per_tap;
     return at;
 }
 
 /* The thread's four values; goes on to the next slab. */
-static __device__ inline float4 gather(const struct direct &g, int place, struct gatherer &at)
+static __device__ inline float4 gather(const struct direct &g, struct gatherer &at)
 {
     float4 values = make_float4(0, 0, 0, 0);
-    if (at.inside) values = *reinterpret_cast<const float4 *>(at.from + at.c);
-    at.c += DEPTH;
-    if (at.c == g.I) {
-        at.c = 0;
+    if (at.inside) values = *reinterpret_cast<const float4 *>(at.from);
+    at.from += DEPTH;
+    if (--at.slabs_ahead == 0) {
+        at.slabs_ahead = g.I / DEPTH;
         at.tap++;
-        find_tap(g, place, at);
+        find_tap(g, at);
     }
     return values;
+}
+
+/* The pixel of the output that m of the block's phase is. */
+static __device__ inline int output_pixel(const struct direct &g, int m)
+{
+    if (g.phases == 1) return m;
+    int phase = (int)blockIdx.z, line = m / g.OW; /* of all pictures' */
+    return (2 * line + phase / 2) * 2 * g.OW + m % g.OW * 2 + phase % 2;
 }
 
 static __device__ inline float4 four(const float *from)
@@ -104,9 +113,9 @@ static __device__ inline float4 four(const float *from)
 }
 
 /*
- * out (M, O) = patches times filters (k k I, O), plus the bias if there is one; with several parts, out (part, M, O).
- * blockIdx is (tile, part); tiles of one row of tiles follow each other. Eight warps stand 4 x 2, a warp's lanes 4 x 8; a lane
- * has 4 x 4 results in each of 2 x WIDE places.
+ * out (pixel, O) = patches times filters (phase, k k I, O), plus the bias if there is one; with several parts, out (part,
+ * pixel, O). blockIdx is (tile, part, phase); tiles of one row of tiles follow each other. Eight warps stand 4 x 2, a warp's
+ * lanes 4 x 8; a lane has 4 x 4 results in each of 2 x WIDE places.
  */
 template <int COLUMNS>
 static __global__ void __launch_bounds__(THREADS, 2)
@@ -116,18 +125,19 @@ static __global__ void __launch_bounds__(THREADS, 2)
     constexpr int WIDE = COLUMNS / 64, LINE = COLUMNS / 4; /* LINE: threads that load a row of filters */
     __shared__ __align__(16) float a[2][DEPTH][PITCH], b[2][DEPTH][COLUMNS];
     int across = (g.O + COLUMNS - 1) / COLUMNS, n0 = (int)blockIdx.x % across * COLUMNS;
-    int64_t m0 = (int64_t)(blockIdx.x / across) * ROWS;
+    int m0 = (int)(blockIdx.x / across) * ROWS;
     int from = (int)blockIdx.y * g.each, end = min(from + g.each, g.slabs);
     int line = threadIdx.x / 2, place = threadIdx.x % 2 * 4;
     struct gatherer at = gatherer_of(g, x, m0 + line, from, place);
     int depth = threadIdx.x / LINE, column = threadIdx.x % LINE * 4;
     bool loads = depth < DEPTH && n0 + column < g.O;
-    const float *filter = filters + ((int64_t)from * DEPTH + depth) * g.O + n0 + column;
+    int64_t k0 = ((int64_t)blockIdx.z * g.slabs + from) * DEPTH;
+    const float *filter = filters + (k0 + depth) * g.O + n0 + column;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int row = warp / 2 * 32 + lane / 8 * 4, first = warp % 2 * (COLUMNS / 2) + lane % 8 * 4;
     float sums[2][4][WIDE][4] = {};
 
-    float4 in = gather(g, place, at), with = make_float4(0, 0, 0, 0);
+    float4 in = gather(g, at), with = make_float4(0, 0, 0, 0);
     if (loads) with = four(filter);
     for (int slab = from, now = 0; slab < end; slab++, now ^= 1) {
         a[now][place][line] = in.x, a[now][place + 1][line] = in.y, a[now][place + 2][line] = in.z;
@@ -136,7 +146,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
         __syncthreads(); /* the other buffer's readers are past it, too */
         if (slab + 1 < end) {
             filter += (int64_t)DEPTH * g.O;
-            in = gather(g, place, at);
+            in = gather(g, at);
             if (loads) with = four(filter);
         }
 #pragma unroll
@@ -160,31 +170,31 @@ static __global__ void __launch_bounds__(THREADS, 2)
         }
     }
 
-    out += blockIdx.y * g.M * g.O;
+    out += (int64_t)blockIdx.y * g.phases * g.M * g.O;
 #pragma unroll
-    for (int q = 0; q < WIDE; q++) {
-        int n = n0 + first + q * 32;
-        if (n >= g.O) continue;
-        float4 shift = make_float4(0, 0, 0, 0);
-        if (bias) shift = make_float4(bias[n], bias[n + 1], bias[n + 2], bias[n + 3]);
+    for (int p = 0; p < 2; p++)
 #pragma unroll
-        for (int p = 0; p < 2; p++)
+        for (int i = 0; i < 4; i++) {
+            int m = m0 + row + p * 16 + i;
+            if (m >= g.M) continue;
+            float *to = out + (int64_t)output_pixel(g, m) * g.O;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int64_t m = m0 + row + p * 16 + i;
+            for (int q = 0; q < WIDE; q++) {
+                int n = n0 + first + q * 32;
+                if (n >= g.O) continue;
                 const float(&s)[4] = sums[p][i][q];
-                if (m < g.M)
-                    *reinterpret_cast<float4 *>(out + m * g.O + n) =
-                        make_float4(s[0] + shift.x, s[1] + shift.y, s[2] + shift.z, s[3] + shift.w);
+                float4 shift = bias ? four(bias + n) : make_float4(0, 0, 0, 0);
+                *reinterpret_cast<float4 *>(to + n) =
+                    make_float4(s[0] + shift.x, s[1] + shift.y, s[2] + shift.z, s[3] + shift.w);
             }
-    }
+        }
 }
 
-/* y (M, O) = the parts' sums in order, and the bias; a thread has four values. */
+/* y (pixel, O) = the parts' sums in order, and the bias; a thread has four values. */
 static __global__ void add_parts(const float *__restrict__ partial, const float *__restrict__ bias, struct direct g,
                                  float *__restrict__ y)
 {
-    int64_t at = (blockIdx.x * (int64_t)THREADS + threadIdx.x) * 4, count = g.M * g.O;
+    int64_t at = (blockIdx.x * (int64_t)THREADS + threadIdx.x) * 4, count = (int64_t)g.phases * g.M * g.O;
     if (at >= count) return;
     pack<4> sum = load<4>(partial + at);
     for (int part = 1; part < g.parts; part++) {
@@ -216,11 +226,33 @@ static void turn(struct backend *be, const struct conv *c, const float *w, void 
                                                                                                         (float *)turned);
 }
 
+/* The same to (phase, 2, 2, I, O): along each axis the first of a phase's two taps has one of the three filters' where the
+ * phase is even, two where it is odd, and the second the others. */
+static __global__ void sum_filters(const float *w, int64_t O, int64_t I, float *sums)
+{
+    int64_t at = blockIdx.x * (int64_t)THREADS + threadIdx.x;
+    if (at >= 16 * O * I) return;
+    int64_t o = at % O, i = at / O % I;
+    int tap = (int)(at / O / I % 4), phase = (int)(at / O / I / 4);
+    int y0 = tap / 2 ? 1 + phase / 2 : 0, y1 = tap / 2 ? 3 : 1 + phase / 2;
+    int x0 = tap % 2 ? 1 + phase % 2 : 0, x1 = tap % 2 ? 3 : 1 + phase % 2;
+    float sum = 0;
+    for (int y = y0; y < y1; y++)
+        for (int x = x0; x < x1; x++) sum += w[(o * I + i) * 9 + y * 3 + x];
+    sums[at] = sum;
+}
+
+static void turn_enlarged(struct backend *be, const struct conv *c, const float *w, void *sums)
+{
+    sum_filters<<<(unsigned)divide_up(16 * c->O * c->I, THREADS), THREADS, 0, cuda_of(be)->stream>>>(w, c->O, c->I,
+                                                                                                     (float *)sums);
+}
+
 template <int COLUMNS>
 static void launch(struct backend *be, const float *x, const float *filters, const float *bias, const struct direct *g,
                    float *out)
 {
-    dim3 grid((unsigned)(divide_up(g->M, ROWS) * divide_up(g->O, COLUMNS)), (unsigned)g->parts);
+    dim3 grid((unsigned)(divide_up(g->M, ROWS) * divide_up(g->O, COLUMNS)), (unsigned)g->parts, (unsigned)g->phases);
     direct_tiles<COLUMNS><<<grid, THREADS, 0, cuda_of(be)->stream>>>(x, filters, bias, *g, out);
 }
 
@@ -230,14 +262,16 @@ aim_status conv_f32(struct backend *be, const struct tensor *x, const struct ten
     struct direct g = direct_of(x, y, w->shape[2], how);
     struct conv c = {};
     c.O = w->shape[0], c.I = w->shape[1], c.kernel = w->shape[2], c.type = T_F32;
-    const void *filters = conv_kept(be, &c, w, tensor_count(w), turn);
+    conv_form *form = how->upsample ? turn_enlarged : turn;
+    int64_t count = (int64_t)g.phases * g.kernel * g.kernel * c.I * c.O, values = tensor_count(y);
+    const void *filters = conv_kept(be, &c, w, count, form);
     struct pieces room = {};
-    size_t turned = piece(&room, filters ? 0 : (size_t)tensor_count(w) * sizeof(float));
-    size_t partial = piece(&room, g.parts > 1 ? (size_t)(g.parts * g.M * g.O) * sizeof(float) : 0);
+    size_t turned = piece(&room, filters ? 0 : (size_t)count * sizeof(float));
+    size_t partial = piece(&room, g.parts > 1 ? (size_t)(g.parts * values) * sizeof(float) : 0);
     char *block = room.total ? (char *)(cuda_scratch(be, room.total)) : NULL;
     if (room.total && !block) return AIM_ERR_MEMORY;
     if (!filters) {
-        turn(be, &c, f32(w), block + turned);
+        form(be, &c, f32(w), block + turned);
         filters = block + turned;
     }
     float *out = g.parts > 1 ? (float *)(block + partial) : f32(y);
@@ -247,6 +281,6 @@ aim_status conv_f32(struct backend *be, const struct tensor *x, const struct ten
     else
         launch<128>(be, f32(x), (const float *)filters, g.parts > 1 ? NULL : shift, &g, out);
     if (g.parts > 1)
-        add_parts<<<(unsigned)divide_up(g.M * g.O, 4 * THREADS), THREADS, 0, cuda_of(be)->stream>>>(out, shift, g, f32(y));
+        add_parts<<<(unsigned)divide_up(values, 4 * THREADS), THREADS, 0, cuda_of(be)->stream>>>(out, shift, g, f32(y));
     return cuda_launched(be, "conv2d");
 }
