@@ -296,10 +296,11 @@ static aim_status prepare(struct backend *be, const struct tensor *x, const stru
     return *weights ? cuda_launched(be, "linear") : aim_fail(be->ctx, AIM_ERR_MEMORY, "the GPU has no room for bf16 weights");
 }
 
-template <typename T> static __global__ void add_bias(T *y, const float *bias, int64_t n, int64_t cols)
+template <int V, typename T> static __global__ void add_bias(T *y, const float *bias, int64_t n, int64_t cols)
 {
-    int64_t step = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) put(y + i, value(y[i]) + bias[i % cols]);
+    int64_t step = (int64_t)gridDim.x * blockDim.x * V;
+    for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V; i < n; i += step)
+        store_add<V>(y + i, load<V>(bias + i % cols));
 }
 
 aim_status cuda_linear(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
@@ -316,7 +317,10 @@ aim_status cuda_linear(struct backend *be, const struct tensor *x, const struct 
     if (!bias || n == 0) return cuda_launched(be, "linear");
     by_type(y, [&](auto zero) {
         using T = decltype(zero);
-        add_bias<T><<<cuda_blocks(be, n, 256), 256, 0, cuda_of(be)->stream>>>(data_of<T>(y), f32(bias), n, N);
+        by_width<8>(N % 8 == 0 && aligned(y) && aligned(bias), [&](auto across) {
+            constexpr int V = decltype(across)::value;
+            add_bias<V><<<cuda_blocks(be, n / V, 256), 256, 0, cuda_of(be)->stream>>>(data_of<T>(y), f32(bias), n, N);
+        });
     });
     return cuda_launched(be, "linear");
 }
