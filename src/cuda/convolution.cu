@@ -32,7 +32,7 @@ void cuda_images_free(struct cuda *c)
 aim_status cuda_conv2d(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                        const struct conv2d *how, struct tensor *y)
 {
-    return conv_f32_serves(x, w, how, y) ? conv_f32(be, x, w, bias, how, y) : plain_conv2d(be, x, w, bias, how, y);
+    return conv_f32_serves(x, w, bias, how, y) ? conv_f32(be, x, w, bias, how, y) : plain_conv2d(be, x, w, bias, how, y);
 }
 
 aim_status cuda_conv2d_backward(struct backend *be, const struct tensor *x, const struct tensor *w, const struct conv2d *how,
@@ -459,7 +459,7 @@ static struct tensor *slice(const struct tensor *t, int64_t from, int64_t n, str
 aim_status cuda_conv2d(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                        const struct conv2d *how, struct tensor *y)
 {
-    if (!be->bf16 && conv_f32_serves(x, w, how, y)) return conv_f32(be, x, w, bias, how, y);
+    if (!be->bf16 && conv_f32_serves(x, w, bias, how, y)) return conv_f32(be, x, w, bias, how, y);
     int64_t N = x->shape[0], most = pictures_at_once(x, y, how);
     for (int64_t at = 0; at < N; at += most) {
         struct tensor some_x, some_y;

@@ -17,7 +17,8 @@ aim_status plain_conv2d_weights(struct backend *be, const struct tensor *x, cons
                                 struct tensor *dw);
 
 /* Whether conv_f32 takes these; it has no gradients. */
-bool conv_f32_serves(const struct tensor *x, const struct tensor *w, const struct conv2d *how, const struct tensor *y);
+bool conv_f32_serves(const struct tensor *x, const struct tensor *w, const struct tensor *bias, const struct conv2d *how,
+                     const struct tensor *y);
 aim_status conv_f32(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                     const struct conv2d *how, struct tensor *y);
 

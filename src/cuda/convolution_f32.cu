@@ -26,11 +26,14 @@ struct direct {
     int slabs, each, parts; /* slabs in all, of a part */
 };
 
-bool conv_f32_serves(const struct tensor *x, const struct tensor *w, const struct conv2d *how, const struct tensor *y)
+bool conv_f32_serves(const struct tensor *x, const struct tensor *w, const struct tensor *bias, const struct conv2d *how,
+                     const struct tensor *y)
 {
+    int64_t O = y->shape[3], picture = x->shape[1] * x->shape[2] * x->shape[3];
     bool in_phases = w->shape[2] == 3 && how->stride == 1 && how->pad_before == 1 && how->pad_after == 1;
-    return (!how->upsample || in_phases) && x->type == T_F32 && x->shape[3] % DEPTH == 0 && y->shape[3] % 4 == 0 &&
-           y->shape[3] >= LEAST_CHANNELS && tensor_rows(y) < INT32_MAX - ROWS && aligned(x) && aligned(y);
+    bool counts = picture < INT32_MAX && tensor_rows(y) < INT32_MAX - ROWS; /* places are counted in 32 bits */
+    return x->type == T_F32 && x->shape[3] % DEPTH == 0 && O % 4 == 0 && O >= LEAST_CHANNELS && counts &&
+           (!how->upsample || in_phases) && aligned(x) && aligned(bias) && aligned(y);
 }
 
 static int columns_for(int O)
