@@ -128,17 +128,18 @@ void conv_see_bias(struct backend *be, const struct conv *c, const float *bias, 
     });
 }
 
-template <typename T> static __global__ void order_filters(const float *w, struct conv c, int64_t count, T *seen)
+template <typename T> static __global__ void order_filters(const float *w, struct conv c, int count, T *seen)
 {
-    int64_t at = blockIdx.x * (int64_t)COPY_THREADS + threadIdx.x, area = c.kernel * c.kernel;
+    int at = (int)blockIdx.x * COPY_THREADS + (int)threadIdx.x, area = (int)(c.kernel * c.kernel); /* 32 bits, as above */
+    int I = (int)c.I, seen_I = (int)c.seen_I;
     if (at >= count) return;
-    int64_t i = at % c.seen_I, tap = at / c.seen_I % area, o = at / c.seen_I / area;
-    put(seen + at, o < c.O && i < c.I ? w[(o * c.I + i) * area + tap] : 0.0f);
+    int i = at % seen_I, line = at / seen_I, tap = line % area, o = line / area;
+    put(seen + at, o < (int)c.O && i < I ? w[(o * I + i) * area + tap] : 0.0f);
 }
 
 void conv_order_filters(struct backend *be, const struct conv *c, const float *w, void *seen)
 {
-    int64_t count = (int64_t)conv_filter_count(c);
+    int count = (int)conv_filter_count(c);
     by_conv_type(c, [&](auto zero) {
         using T = decltype(zero);
         order_filters<<<copy_blocks(count), COPY_THREADS, 0, cuda_of(be)->stream>>>(w, *c, count, (T *)seen);
@@ -147,10 +148,10 @@ void conv_order_filters(struct backend *be, const struct conv *c, const float *w
 
 template <typename T> static __global__ void add_filters(const T *seen, struct conv c, float *dw)
 {
-    int64_t at = blockIdx.x * (int64_t)COPY_THREADS + threadIdx.x, area = c.kernel * c.kernel;
-    if (at >= c.O * c.I * area) return;
-    int64_t tap = at % area, i = at / area % c.I, o = at / area / c.I;
-    dw[at] += value(seen[(o * area + tap) * c.seen_I + i]);
+    int at = (int)blockIdx.x * COPY_THREADS + (int)threadIdx.x, area = (int)(c.kernel * c.kernel), I = (int)c.I;
+    if (at >= (int)c.O * I * area) return;
+    int tap = at % area, line = at / area, i = line % I, o = line / I;
+    dw[at] += value(seen[(o * area + tap) * (int)c.seen_I + i]);
 }
 
 void conv_add_filters(struct backend *be, const struct conv *c, const void *seen, float *dw)
