@@ -69,7 +69,8 @@ aim_status aim_encode(aim_model *m, const float *pixels, int64_t count, int heig
     return status;
 }
 
-/* Whether pictures are decoded in bf16: where matrices are, on a device whose activations may be. Codes never are chosen so. */
+/* Whether pictures are decoded in bf16: where matrices are, on a device whose activations may be; a step of 255 from float32 on
+ * average. Codes are never chosen so. */
 static bool decodes_in_bf16(const aim_model *m)
 {
     const struct backend *be = m->ctx->backend;
