@@ -10,13 +10,13 @@ AIM=${AIM:-build/aim} JUDGE=${JUDGE:-build/tools/judge/aim-judge} STEPS=${STEPS:
 work=$1
 shift
 
-# run NAME [how the network differs from the base: 7 layers of width 256, 2 groups]
+# run NAME WIDTH [how the network has its class, and more]; 7 layers
 run()
 {
-    name=$1 out=$work/ablations/$1
-    shift
+    name=$1 width=$2 out=$work/ablations/$1
+    shift 2
     "$AIM" train ar $common --codes "$work/codes" --tokenizer "$work/tokenizer/bf16" -o "$out" --bf16 -q --preset tiny \
-        --width 256 --layers 7 --d-state 128 --adaln group --groups 2 "$@" --steps "$STEPS" --batch 128 --lr 1.5e-3 \
+        --width "$width" --layers 7 --d-state 128 "$@" --steps "$STEPS" --batch 128 --lr 1.5e-3 \
         --warmup 200 --schedule cosine --ema 0.999 --eval-every 0 --save-every 0 --sample-every 0 >/dev/null
     for cfg in 1 2; do
         "$AIM" generate $common -m "$out/model" -n 400 --cfg $cfg -o "$out/cfg$cfg.npz" -q >/dev/null
@@ -28,10 +28,10 @@ run()
 
 common=$*
 mkdir -p "$work/ablations"
-run base
-run no-positions --no-positions
-run layer --adaln layer
-run single --adaln single --groups 1
-run groups-4 --groups 4
-run width-128 --width 128
-run width-192 --width 192
+run base 256 --adaln group --groups 2
+run no-positions 256 --adaln group --groups 2 --no-positions
+run layer 256 --adaln layer
+run groups-4 256 --adaln group --groups 4
+run single 256 --adaln single
+run width-192 192 --adaln group --groups 2
+run width-128 128 --adaln group --groups 2
