@@ -143,19 +143,24 @@ static __device__ inline void pair_dots(const bf16 (*up)[TILE_LD], const bf16 (*
     }
 }
 
+/* Of two lanes, 2 HALF apart, one goes on with the sums of either half of the columns. */
+template <int HALF> static __device__ inline void fold_columns(float (&columns)[16], int lane)
+{
+    bool upper = lane & (2 * HALF);
+#pragma unroll
+    for (int k = 0; k < HALF; k++) {
+        float other = __shfl_xor_sync(0xffffffffu, upper ? columns[k] : columns[k + HALF], 2 * HALF);
+        columns[k] = (upper ? columns[k + HALF] : columns[k]) + other;
+    }
+}
+
 /* Sums of the warps' columns: columns[2k + e] has the two rows of each lane for column 8k + 2q + e. */
 static __device__ inline void column_sums(float (&columns)[16], float (*shared)[TILE], float *out)
 {
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int half = 8; half > 1; half /= 2) { /* of two lanes, one goes on with either half of the columns */
-        bool upper = lane & (2 * half);
-#pragma unroll
-        for (int k = 0; k < half; k++) {
-            float other = __shfl_xor_sync(0xffffffffu, upper ? columns[k] : columns[k + half], 2 * half);
-            columns[k] = (upper ? columns[k + half] : columns[k]) + other;
-        }
-    }
+    fold_columns<8>(columns, lane);
+    fold_columns<4>(columns, lane);
+    fold_columns<2>(columns, lane);
     int at = (lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1);
     *reinterpret_cast<float2 *>(&shared[warp][at * 8 + lane % 4 * 2]) = make_float2(columns[0], columns[1]);
     __syncthreads();
@@ -172,34 +177,34 @@ static __device__ inline void crossing_sums(const float (&w)[8][4], int row, flo
     const uint32_t ones = 0x3f803f80u;
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
     uint32_t corner = (2 * q < g ? 0x3f80u : 0u) | (2 * q + 1 < g ? 0x3f800000u : 0u);
-    float before[8][4];
+    uint32_t whole[4][4], rest[4][4];
 #pragma unroll
-    for (int k = 0; k < 8; k++) before[k][0] = before[k][1] = before[k][2] = before[k][3] = 0;
-#pragma unroll
-    for (int step = 0; step < TILE / 16; step++) {
-        if (step > warp) continue; /* right of the diagonal */
-        uint32_t whole[4], rest[4];
+    for (int step = 0; step < TILE / 16; step++)
 #pragma unroll
         for (int c = 0; c < 4; c++) {
             float x = w[2 * step + c / 2][c % 2 * 2], y = w[2 * step + c / 2][c % 2 * 2 + 1];
-            whole[c] = pair_of(x, y);
-            float2 kept = floats_of(whole[c]);
-            rest[c] = pair_of(x - kept.x, y - kept.y);
+            whole[step][c] = pair_of(x, y);
+            float2 kept = floats_of(whole[step][c]);
+            rest[step][c] = pair_of(x - kept.x, y - kept.y);
         }
 #pragma unroll
-        for (int k = 2 * step; k < 8; k++) {
-            uint32_t lower = k == 2 * step ? corner : ones, upper = k == 2 * step ? 0 : k == 2 * step + 1 ? corner : ones;
-            mma(before[k], whole, lower, upper);
-            mma(before[k], rest, lower, upper);
-        }
-    }
+    for (int k = 0; k < 8; k++) {
+        columns[2 * k] = columns[2 * k + 1] = 0;
+        if (k / 2 > warp) continue; /* right of the diagonal */
+        float before[4] = {0, 0, 0, 0};
 #pragma unroll
-    for (int k = 0; k < 8; k++)
+        for (int step = 0; step <= k / 2; step++) {
+            bool own = step == k / 2;
+            uint32_t lower = own && k % 2 == 0 ? corner : ones, upper = !own ? ones : k % 2 == 0 ? 0 : corner;
+            mma(before, whole[step], lower, upper);
+            mma(before, rest[step], lower, upper);
+        }
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             int t = k * 8 + q * 2 + e;
-            columns[2 * k + e] = (t <= row ? before[k][e] : 0.0f) + (t <= row + 8 ? before[k][2 + e] : 0.0f);
+            columns[2 * k + e] = (t <= row ? before[e] : 0.0f) + (t <= row + 8 ? before[2 + e] : 0.0f);
         }
+    }
 }
 
 /* A tile of pairs of a picture, for heads h .. last-1; out: its place in dCB's sums. */
