@@ -40,20 +40,40 @@ template <typename T, int V> struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) :
     T v[V];
 };
 
-template <int V, typename T> static __device__ inline pack<V> load(const T *from)
+template <typename T, int V> static __device__ inline pack<V> values_of(const memory_pack<T, V> &raw)
 {
-    memory_pack<T, V> raw = *reinterpret_cast<const memory_pack<T, V> *>(from);
     pack<V> x;
 #pragma unroll
     for (int i = 0; i < V; i++) x.v[i] = value(raw.v[i]);
     return x;
 }
 
+template <int V, typename T> static __device__ inline pack<V> load(const T *from)
+{
+    return values_of(*reinterpret_cast<const memory_pack<T, V> *>(from));
+}
+
+/* The values as they lie in memory, for later; zeros where they are not wanted. */
+template <int V, typename T> static __device__ inline memory_pack<T, V> load_raw(const T *from, bool wanted)
+{
+    memory_pack<T, V> raw = {};
+    if (wanted) raw = *reinterpret_cast<const memory_pack<T, V> *>(from);
+    return raw;
+}
+
 template <int V, typename T> static __device__ inline void store(T *to, const pack<V> &x)
 {
     memory_pack<T, V> raw;
+    if constexpr (std::is_same<T, bf16>::value && V % 2 == 0) { /* two are rounded by one instruction */
 #pragma unroll
-    for (int i = 0; i < V; i++) put(&raw.v[i], x.v[i]);
+        for (int i = 0; i < V; i += 2) {
+            __nv_bfloat162 both = __floats2bfloat162_rn(x.v[i], x.v[i + 1]);
+            raw.v[i] = both.x, raw.v[i + 1] = both.y;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < V; i++) put(&raw.v[i], x.v[i]);
+    }
     *reinterpret_cast<memory_pack<T, V> *>(to) = raw;
 }
 
@@ -76,7 +96,7 @@ template <int V, typename T> static __device__ inline void store_add(T *to, cons
 
 static __device__ inline float sigmoid(float x)
 {
-    return 1.0f / (1.0f + __expf(-x));
+    return __fdividef(1.0f, 1.0f + __expf(-x)); /* 0 from a divisor beyond 2^126 */
 }
 
 static __device__ inline float silu(float x)
