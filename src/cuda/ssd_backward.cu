@@ -23,7 +23,8 @@ struct backward {
     void *dproducts;           /* (B,padded,padded), in the type of the activations: dCB, zeros above the diagonal */
     float *rows, *columns;     /* (B,H,tiles,padded): [j][l] and [i][s]; on the diagonal, columns holds the crossing sums */
     float *ddA, *along, *dD;   /* (B,H,padded): ddA; du·x; dY·x */
-    float *parameters;         /* (3,B,H): sums over positions for A_log, dt_bias, D */
+    bool dx_fresh;
+    float *parameters; /* (3,B,H): sums over positions for A_log, dt_bias, D */
 };
 
 /* ------------------------------------------------------------------------------------------- du: x, and its sums */
@@ -51,11 +52,11 @@ static __global__ void __launch_bounds__(TILE_THREADS, 4)
     for (int r = 0; r < 2; r++) {
         int row = warp * 16 + r * 8 + g;
         int64_t s = tile * TILE + row;
-        bool adds = dxbc && s < n.T;
+        bool wanted = dxbc && s < n.T;
         uint32_t *to = reinterpret_cast<uint32_t *>(dxbc + (b * n.T + s) * n.C + h * HEADDIM + q * 2), dx[8];
         float delta = mixing.delta[row], along = 0, dD = 0;
 #pragma unroll
-        for (int k = 0; k < 8; k++) dx[k] = adds ? to[k * 4] : 0;
+        for (int k = 0; k < 8; k++) dx[k] = wanted && !a.dx_fresh ? to[k * 4] : 0;
 #pragma unroll
         for (int k = 0; k < 8; k++) {
             float2 x = floats_of(*reinterpret_cast<const uint32_t *>(&x_tile[row][k * 8 + q * 2]));
@@ -68,7 +69,7 @@ static __global__ void __launch_bounds__(TILE_THREADS, 4)
         }
 #pragma unroll
         for (int k = 0; k < 8; k++)
-            if (adds) to[k * 4] = dx[k];
+            if (wanted) to[k * 4] = dx[k];
 #pragma unroll
         for (int gap = 1; gap < 4; gap *= 2) {
             along += __shfl_xor_sync(0xffffffffu, along, gap);
@@ -91,7 +92,7 @@ template <typename T> static __global__ void du_rows(struct backward a, const T 
                                  n.E, n.T, n.padded, s, shared);
     int64_t at = (b * n.T + s) * n.C + h * HEADDIM + p;
     float x = value(xbc[at]), dY = value(up[s * n.E + p]), sums[2] = {du * x, dY * x};
-    if (dxbc) put(dxbc + at, value(dxbc[at]) + a.steps.delta[head + s] * du + a.D[h] * dY);
+    if (dxbc) put(dxbc + at, (a.dx_fresh ? 0.0f : value(dxbc[at])) + a.steps.delta[head + s] * du + a.D[h] * dY);
     block_sum(sums, sums_shared);
     if (p == 0) {
         a.along[head + s] = sums[0];
@@ -510,10 +511,10 @@ static aim_status backward_products(struct backend *be, const struct backward *a
     const char *b = (const char *)xbc->data + (size_t)n->E * size, *c = b + (size_t)n->S * size;
     char *db = (char *)dxbc->data + (size_t)n->E * size, *dc = db + (size_t)n->S * size;
     struct cuda_operand straight = {a->dproducts, n->padded, square, false}, turned = {a->dproducts, n->padded, square, true};
-    struct cuda_product to_c = {xbc->type, dxbc->type, n->T,    n->S, n->T, n->B, straight, {b, n->C, picture, false},
-                                dc,        n->C,       picture, true};
-    struct cuda_product to_b = {xbc->type, dxbc->type, n->T,    n->S, n->T, n->B, turned, {c, n->C, picture, false},
-                                db,        n->C,       picture, true};
+    struct cuda_product to_c = {xbc->type, dxbc->type, n->T,    n->S,        n->T, n->B, straight, {b, n->C, picture, false},
+                                dc,        n->C,       picture, !a->dx_fresh};
+    struct cuda_product to_b = {xbc->type, dxbc->type, n->T,    n->S,        n->T, n->B, turned, {c, n->C, picture, false},
+                                db,        n->C,       picture, !a->dx_fresh};
     TRY(cuda_multiply(be, &to_c));
     return cuda_multiply(be, &to_b);
 }
@@ -526,6 +527,7 @@ aim_status cuda_ssd_backward(struct backend *be, const struct tensor *xbc, const
     struct backward a = {};
     a.n = ssd_shape_of(xbc, zxbcdt, dy);
     a.A_log = f32(A_log), a.dt_bias = f32(dt_bias), a.D = f32(D);
+    a.dx_fresh = take_fresh(dxbc);
     deal_heads(be, &a);
     char *scratch = (char *)cuda_scratch(be, (size_t)(lay_out(NULL, &a, xbc->type) - (char *)NULL));
     if (!scratch) return AIM_ERR_MEMORY;

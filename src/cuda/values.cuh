@@ -169,6 +169,14 @@ template <typename T> static inline T *data_of(const struct tensor *t)
     return t ? (T *)t->data : NULL;
 }
 
+/* Whether a gradient (NULL: it is absent) is to be overwritten instead of added to; from then on it holds something. */
+static inline bool take_fresh(struct tensor *gradient)
+{
+    bool fresh = gradient && gradient->fresh;
+    if (fresh) gradient->fresh = false;
+    return fresh;
+}
+
 static inline int64_t divide_up(int64_t n, int64_t by)
 {
     return (n + by - 1) / by;

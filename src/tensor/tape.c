@@ -58,6 +58,15 @@ struct tensor *tape_grad(struct exec *ex, struct tensor *t)
     return t->grad;
 }
 
+struct tensor *tape_grad_whole(struct exec *ex, struct tensor *t)
+{
+    if (!t || !t->needs_grad) return NULL;
+    if (t->grad || !ex->backend->overwrites) return tape_grad(ex, t);
+    t->grad = tensor_new(ex, t->type, t->ndim, t->shape);
+    if (t->grad) t->grad->fresh = true;
+    return t->grad;
+}
+
 void tensor_clear_grad(struct tensor *t)
 {
     tensor_drop(t->grad);

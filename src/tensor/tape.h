@@ -91,6 +91,12 @@ static inline struct tensor *tape_input(const struct tensor *t)
  * memory is out (the exec's status is set then). */
 struct tensor *tape_grad(struct exec *ex, struct tensor *t);
 
+/*
+ * The same for a gradient all of which the op writes: the first one is left as it is and marked fresh if the backend's
+ * kernels then overwrite it; they take the mark away.
+ */
+struct tensor *tape_grad_whole(struct exec *ex, struct tensor *t);
+
 /* The gradient that has arrived at an output; NULL if none has. */
 static inline struct tensor *tape_arrived(const struct tensor *t)
 {

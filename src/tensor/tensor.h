@@ -45,6 +45,7 @@ struct tensor {
     /* Training (tensor/tape.h): whether a gradient is wanted, and the gradient once one has arrived (owned). */
     bool needs_grad;
     struct tensor *grad;
+    bool fresh; /* a gradient that holds nothing yet: the kernel it is given to overwrites all of it (tape_grad_whole) */
 };
 
 /* Where ops run: the backend, the pool of buffers, the first error, and the tape while one records. */

@@ -187,6 +187,15 @@ static inline struct threefold gpu_normal(struct gpu *g, enum tensor_type type, 
     return t;
 }
 
+/* A gradient that holds nothing yet: zeros for the reference, NaN for the GPU, which is to overwrite it. */
+static inline struct threefold gpu_fresh(struct gpu *g, enum tensor_type type, int64_t n0, int64_t n1, int64_t n2, int64_t n3)
+{
+    struct threefold t = gpu_blank(g, type, n0, n1, n2, n3);
+    memset(t.at[HOST].data, 0, (size_t)tensor_count(&t.at[HOST]) * tensor_type_size(t.at[HOST].type));
+    t.at[GPU].fresh = t.at[AGAIN].fresh = true;
+    return t;
+}
+
 /* Integers below n. */
 static inline struct threefold gpu_ids(struct gpu *g, int64_t count, int64_t n)
 {
