@@ -4,7 +4,7 @@
  */
 #include "cuda/values.cuh"
 
-enum { MOST_THREADS = 512, CHUNK_ROWS = 16 /* that a block of the backward sums up */ };
+enum { MOST_THREADS = 512 };
 
 /* Vectors of a row that one thread holds. */
 template <int V> static constexpr int held()
@@ -113,6 +113,7 @@ struct residual_gradient {
     float *dr, *partial; /* (B, chunks, 4, d): sums for shift, scale, gate and w */
     float eps;
     bool dr_fresh, dh_fresh;
+    int64_t rows; /* that a block sums up */
 };
 
 /* What a thread has of a row; absent parts are zeros. */
@@ -145,14 +146,14 @@ template <int V, typename T> static __device__ inline void store_gradient(T *to,
         store_add<V>(to, x);
 }
 
-/* A block takes CHUNK_ROWS rows of a picture; with q = dy ⊙ (1 + scale) ⊙ w: dr' = rstd (q - x̂ mean(x̂ ⊙ q)) + dsum */
+/* A block takes a.rows rows of a picture; with q = dy ⊙ (1 + scale) ⊙ w: dr' = rstd (q - x̂ mean(x̂ ⊙ q)) + dsum */
 template <int V, typename H, typename Y>
 static __global__ void __launch_bounds__(MOST_THREADS)
     residual_backward(struct residual_gradient a, const H *h, const Y *dy, H *dh)
 {
     __shared__ float shared[2][WARP];
-    int64_t b = blockIdx.y, d = a.d, first = (int64_t)blockIdx.x * CHUNK_ROWS;
-    int64_t end = first + CHUNK_ROWS < a.T ? first + CHUNK_ROWS : a.T;
+    int64_t b = blockIdx.y, d = a.d, first = (int64_t)blockIdx.x * a.rows;
+    int64_t end = first + a.rows < a.T ? first + a.rows : a.T;
     pack<V> along[held<V>()], gates[held<V>()], shift[held<V>()], units[held<V>()], gated[held<V>()];
 #pragma unroll
     for (int k = 0; k < held<V>(); k++) along[k] = gates[k] = shift[k] = units[k] = gated[k] = zeros<V>();
@@ -233,9 +234,7 @@ aim_status cuda_residual_rms_norm_modulate_backward(struct backend *be, const st
                                                     struct tensor *dgates, struct tensor *dw, struct tensor *dmod)
 {
     int64_t B = r_out->shape[0], T = r_out->shape[1], d = r_out->shape[2], mod_width = mod ? tensor_cols(mod) : 0;
-    int64_t chunks = divide_up(T, CHUNK_ROWS);
-    float *partial = (float *)cuda_scratch(be, (size_t)(B * chunks * 4 * d) * sizeof(float));
-    if (!partial) return AIM_ERR_MEMORY;
+    int64_t chunks = 0;
     struct residual_gradient a = {T,
                                   d,
                                   mod_width,
@@ -245,7 +244,7 @@ aim_status cuda_residual_rms_norm_modulate_backward(struct backend *be, const st
                                   data_of<float>(mod),
                                   data_of<float>(dr_out),
                                   data_of<float>(dr),
-                                  partial,
+                                  NULL,
                                   eps,
                                   take_fresh(dr),
                                   take_fresh(dh)};
@@ -260,13 +259,19 @@ aim_status cuda_residual_rms_norm_modulate_backward(struct backend *be, const st
                 constexpr int V = decltype(width_of)::value;
                 int threads = threads_for<V>(d);
                 fits = threads > 0;
-                if (fits)
-                    residual_backward<V, H, Y><<<dim3((unsigned)chunks, (unsigned)B), threads, 0, cuda_of(be)->stream>>>(
-                        a, data_of<H>(h), data_of<Y>(dy), data_of<H>(dh));
+                if (!fits) return;
+                a.rows = rows_at_once(be, residual_backward<V, H, Y>, threads, B, T);
+                chunks = divide_up(T, a.rows);
+                a.partial = (float *)cuda_scratch(be, (size_t)(B * chunks * 4 * d) * sizeof(float));
+                if (!a.partial) return;
+                residual_backward<V, H, Y><<<dim3((unsigned)chunks, (unsigned)B), threads, 0, cuda_of(be)->stream>>>(
+                    a, data_of<H>(h), data_of<Y>(dy), data_of<H>(dh));
             });
         });
     });
     if (!fits) return too_long(be, d);
+    float *partial = a.partial;
+    if (!partial) return AIM_ERR_MEMORY;
     TRY(cuda_launched(be, "residual_rms_norm_modulate_backward"));
     if (dmod) TRY(cuda_sum_rows(be, partial, B, chunks, 2 * d, 4 * d, f32(dmod), tensor_cols(dmod)));
     if (dgates) TRY(cuda_sum_rows(be, partial + 2 * d, B, chunks, d, 4 * d, f32(dgates) + 2 * d, 3 * d));
@@ -329,6 +334,7 @@ struct gated_gradient {
     float *partial; /* (chunks, E): sums for w */
     float eps;
     bool dy_fresh, dz_fresh; /* fresh, dzxbcdt gets zeros beside dz */
+    int64_t rows;            /* that a block sums up */
 };
 
 template <int V, typename T> struct gated_row {
@@ -353,7 +359,7 @@ static __global__ void __launch_bounds__(MOST_THREADS)
     gated_backward(struct gated_gradient a, const T *y, const T *zxbcdt, const T *dout, T *dy, T *dzxbcdt)
 {
     __shared__ float shared[2][WARP];
-    int64_t first = (int64_t)blockIdx.x * CHUNK_ROWS, end = first + CHUNK_ROWS < a.M ? first + CHUNK_ROWS : a.M;
+    int64_t first = (int64_t)blockIdx.x * a.rows, end = first + a.rows < a.M ? first + a.rows : a.M;
     pack<V> w[held<V>()], weights[held<V>()];
 #pragma unroll
     for (int k = 0; k < held<V>(); k++) w[k] = weights[k] = zeros<V>();
@@ -400,10 +406,8 @@ aim_status cuda_gated_rms_norm_backward(struct backend *be, const struct tensor 
                                         const struct tensor *w, float eps, const struct tensor *do_, struct tensor *dy,
                                         struct tensor *dzxbcdt, struct tensor *dw)
 {
-    int64_t M = tensor_rows(y), E = tensor_cols(y), W = tensor_cols(zxbcdt), chunks = divide_up(M, CHUNK_ROWS);
-    float *partial = (float *)cuda_scratch(be, (size_t)(chunks * E) * sizeof(float));
-    if (!partial) return AIM_ERR_MEMORY;
-    struct gated_gradient a = {M, E, W, f32(w), partial, eps, take_fresh(dy), take_fresh(dzxbcdt)};
+    int64_t M = tensor_rows(y), E = tensor_cols(y), W = tensor_cols(zxbcdt), chunks = 0;
+    struct gated_gradient a = {M, E, W, f32(w), NULL, eps, take_fresh(dy), take_fresh(dzxbcdt)};
     bool wide = E % 8 == 0 && W % 8 == 0 && aligned(y) && aligned(zxbcdt) && aligned(w) && aligned(do_) && aligned(dy) &&
                 aligned(dzxbcdt),
          fits = true;
@@ -413,12 +417,17 @@ aim_status cuda_gated_rms_norm_backward(struct backend *be, const struct tensor 
             constexpr int V = decltype(width_of)::value;
             int threads = threads_for<V>(E);
             fits = threads > 0;
-            if (fits)
-                gated_backward<V, T><<<(unsigned)chunks, threads, 0, cuda_of(be)->stream>>>(
-                    a, data_of<T>(y), data_of<T>(zxbcdt), data_of<T>(do_), data_of<T>(dy), data_of<T>(dzxbcdt));
+            if (!fits) return;
+            a.rows = rows_at_once(be, gated_backward<V, T>, threads, 1, M);
+            chunks = divide_up(M, a.rows);
+            a.partial = (float *)cuda_scratch(be, (size_t)(chunks * E) * sizeof(float));
+            if (!a.partial) return;
+            gated_backward<V, T><<<(unsigned)chunks, threads, 0, cuda_of(be)->stream>>>(
+                a, data_of<T>(y), data_of<T>(zxbcdt), data_of<T>(do_), data_of<T>(dy), data_of<T>(dzxbcdt));
         });
     });
     if (!fits) return too_long(be, E);
+    if (!a.partial) return AIM_ERR_MEMORY;
     TRY(cuda_launched(be, "gated_rms_norm_backward"));
-    return dw ? cuda_sum_rows(be, partial, 1, chunks, E, E, f32(dw), 0) : AIM_OK;
+    return dw ? cuda_sum_rows(be, a.partial, 1, chunks, E, E, f32(dw), 0) : AIM_OK;
 }

@@ -182,6 +182,21 @@ static inline int64_t divide_up(int64_t n, int64_t by)
     return (n + by - 1) / by;
 }
 
+/*
+ * How many of `rows` rows a block of the kernel takes so that the blocks of all `groups` of rows run at once, each going down
+ * its rows; a few at least.
+ */
+template <typename Kernel>
+static inline int64_t rows_at_once(const struct backend *be, Kernel kernel, int threads, int64_t groups, int64_t rows)
+{
+    enum { FEWEST = 4 };
+    int blocks = 0;
+    if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0) != cudaSuccess || blocks < 1) blocks = 1;
+    int64_t each = blocks * (int64_t)((const struct cuda *)be->state)->multiprocessors / groups; /* blocks for a group */
+    int64_t wanted = divide_up(rows, each > 0 ? each : 1);
+    return wanted > FEWEST ? wanted : FEWEST;
+}
+
 /* ---------------------------------------------------------------------------------------- sums over rows (sums.cu) */
 
 /*
