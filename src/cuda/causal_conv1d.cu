@@ -93,7 +93,8 @@ aim_status cuda_causal_conv1d_silu(struct backend *be, const struct tensor *zxbc
 template <int V, typename T>
 static __global__ void convolve_backward(const T *__restrict__ zxbcdt, int64_t length, int64_t E, int64_t W,
                                          const float *__restrict__ w, const float *__restrict__ bias, int64_t C,
-                                         const T *__restrict__ dy, T *__restrict__ dzxbcdt, float *__restrict__ partial)
+                                         const T *__restrict__ dy, T *__restrict__ dzxbcdt, bool fresh,
+                                         float *__restrict__ partial)
 {
     int64_t c = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * V, b = blockIdx.z, first = (int64_t)blockIdx.y * ROWS;
     int64_t end = first + ROWS < length ? first + ROWS : length;
@@ -115,7 +116,7 @@ static __global__ void convolve_backward(const T *__restrict__ zxbcdt, int64_t l
             int64_t at = t + step, to = at - (CONV_WIDTH - 1);
             next[step] = load_raw<V>(x + at * W, at < length);
             next_up[step] = load_raw<V>(up + at * C, at < length);
-            before[step] = load_raw<V>(dx + to * W, dx && to >= first && to < end);
+            before[step] = load_raw<V>(dx + to * W, dx && !fresh && to >= first && to < end);
         }
 #pragma unroll
         for (int step = 0; step < AHEAD; step++) {
@@ -168,6 +169,7 @@ aim_status cuda_causal_conv1d_silu_backward(struct backend *be, const struct ten
     int64_t chunks = divide_up(length, ROWS), ld = (CONV_WIDTH + 1) * C;
     float *partial = (float *)cuda_scratch(be, (size_t)(B * chunks * ld) * sizeof(float));
     if (!partial) return AIM_ERR_MEMORY;
+    bool fresh = take_fresh(be, dzxbcdt, E, E + C);
     bool wide = W % 4 == 0 && C % 4 == 0 && aligned(zxbcdt) && aligned(bias) && aligned(dy) && aligned(dzxbcdt);
     by_type(dy, [&](auto zero) {
         using T = decltype(zero);
@@ -175,7 +177,7 @@ aim_status cuda_causal_conv1d_silu_backward(struct backend *be, const struct ten
             constexpr int V = decltype(width_of)::value;
             dim3 grid((unsigned)divide_up(C / V, THREADS), (unsigned)chunks, (unsigned)B);
             convolve_backward<V, T><<<grid, THREADS, 0, cuda_of(be)->stream>>>(
-                data_of<T>(zxbcdt), length, E, W, f32(w), f32(bias), C, data_of<T>(dy), data_of<T>(dzxbcdt), partial);
+                data_of<T>(zxbcdt), length, E, W, f32(w), f32(bias), C, data_of<T>(dy), data_of<T>(dzxbcdt), fresh, partial);
         });
     });
     TRY(cuda_launched(be, "causal_conv1d_silu_backward"));

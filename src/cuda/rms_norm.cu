@@ -246,8 +246,8 @@ aim_status cuda_residual_rms_norm_modulate_backward(struct backend *be, const st
                                   data_of<float>(dr),
                                   NULL,
                                   eps,
-                                  take_fresh(dr),
-                                  take_fresh(dh)};
+                                  take_fresh(be, dr),
+                                  take_fresh(be, dh)};
     bool wide = d % 4 == 0 && mod_width % 4 == 0 && aligned(r_out) && aligned(h) && aligned(gates) && aligned(w) &&
                 aligned(mod) && aligned(dr_out) && aligned(dy) && aligned(dr) && aligned(dh),
          fits = true;
@@ -333,8 +333,8 @@ struct gated_gradient {
     const float *w;
     float *partial; /* (chunks, E): sums for w */
     float eps;
-    bool dy_fresh, dz_fresh; /* fresh, dzxbcdt gets zeros beside dz */
-    int64_t rows;            /* that a block sums up */
+    bool dy_fresh, dz_fresh;
+    int64_t rows; /* that a block sums up */
 };
 
 template <int V, typename T> struct gated_row {
@@ -396,8 +396,6 @@ static __global__ void __launch_bounds__(MOST_THREADS)
             if (dy) store_gradient<V>(dy + row * a.E + i, to_y, a.dy_fresh);
             if (dzxbcdt) store_gradient<V>(dzxbcdt + row * a.W + i, to_z, a.dz_fresh);
         }
-        for (int64_t i = a.E + (int64_t)threadIdx.x * V; a.dz_fresh && i < a.W; i += (int64_t)blockDim.x * V)
-            store<V>(dzxbcdt + row * a.W + i, zeros<V>());
     }
     FOR_HELD(V, a.E) store<V>(a.partial + (int64_t)blockIdx.x * a.E + i, weights[k]);
 }
@@ -407,7 +405,7 @@ aim_status cuda_gated_rms_norm_backward(struct backend *be, const struct tensor 
                                         struct tensor *dzxbcdt, struct tensor *dw)
 {
     int64_t M = tensor_rows(y), E = tensor_cols(y), W = tensor_cols(zxbcdt), chunks = 0;
-    struct gated_gradient a = {M, E, W, f32(w), NULL, eps, take_fresh(dy), take_fresh(dzxbcdt)};
+    struct gated_gradient a = {M, E, W, f32(w), NULL, eps, take_fresh(be, dy), take_fresh(be, dzxbcdt, 0, E)};
     bool wide = E % 8 == 0 && W % 8 == 0 && aligned(y) && aligned(zxbcdt) && aligned(w) && aligned(do_) && aligned(dy) &&
                 aligned(dzxbcdt),
          fits = true;

@@ -23,7 +23,7 @@ struct backward {
     void *dproducts;           /* (B,padded,padded), in the type of the activations: dCB, zeros above the diagonal */
     float *rows, *columns;     /* (B,H,tiles,padded): [j][l] and [i][s]; on the diagonal, columns holds the crossing sums */
     float *ddA, *along, *dD;   /* (B,H,padded): ddA; du·x; dY·x */
-    bool dx_fresh;
+    bool dx_fresh, dt_fresh;
     float *parameters; /* (3,B,H): sums over positions for A_log, dt_bias, D */
 };
 
@@ -429,7 +429,7 @@ template <typename T> static __global__ void finish_steps(struct backward a, con
         sums[0] += a.ddA[head + t] * a.steps.delta[head + t];
         sums[1] += ddt;
         sums[2] += a.dD[head + t];
-        if (dzxbcdt) put(dzxbcdt + at, value(dzxbcdt[at]) + ddt);
+        if (dzxbcdt) put(dzxbcdt + at, (a.dt_fresh ? 0.0f : value(dzxbcdt[at])) + ddt);
     }
     block_sum(sums, shared);
     if (threadIdx.x > 0) return;
@@ -527,7 +527,8 @@ aim_status cuda_ssd_backward(struct backend *be, const struct tensor *xbc, const
     struct backward a = {};
     a.n = ssd_shape_of(xbc, zxbcdt, dy);
     a.A_log = f32(A_log), a.dt_bias = f32(dt_bias), a.D = f32(D);
-    a.dx_fresh = take_fresh(dxbc);
+    a.dx_fresh = take_fresh(be, dxbc);
+    a.dt_fresh = take_fresh(be, dzxbcdt, a.n.W - a.n.H, a.n.W);
     deal_heads(be, &a);
     char *scratch = (char *)cuda_scratch(be, (size_t)(lay_out(NULL, &a, xbc->type) - (char *)NULL));
     if (!scratch) return AIM_ERR_MEMORY;

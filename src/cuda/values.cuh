@@ -169,17 +169,38 @@ template <typename T> static inline T *data_of(const struct tensor *t)
     return t ? (T *)t->data : NULL;
 }
 
-/* Whether a gradient (NULL: it is absent) is to be overwritten instead of added to; from then on it holds something. */
-static inline bool take_fresh(struct tensor *gradient)
-{
-    bool fresh = gradient && gradient->fresh;
-    if (fresh) gradient->fresh = false;
-    return fresh;
-}
-
 static inline int64_t divide_up(int64_t n, int64_t by)
 {
     return (n + by - 1) / by;
+}
+
+/*
+ * Whether columns first .. end-1 of a gradient (NULL: it is absent) are fresh, to be overwritten instead of added to: they are
+ * not any more. Where only a part is, or one in the middle of others, all that is fresh becomes zeros.
+ */
+static inline bool take_fresh(struct backend *be, struct tensor *gradient, int64_t first, int64_t end)
+{
+    struct fresh_columns fresh = gradient ? gradient->fresh : fresh_columns{0, 0};
+    if (fresh.first == fresh.end || fresh.end <= first || end <= fresh.first) return false;
+    bool inside = fresh.first <= first && end <= fresh.end, at_start = fresh.first == first, at_end = fresh.end == end;
+    if (inside && at_start) {
+        gradient->fresh.first = end;
+        return true;
+    }
+    if (inside && at_end) {
+        gradient->fresh.end = first;
+        return true;
+    }
+    size_t size = tensor_type_size(gradient->type), row = (size_t)tensor_cols(gradient) * size;
+    cudaMemset2DAsync((char *)gradient->data + (size_t)fresh.first * size, row, 0, (size_t)(fresh.end - fresh.first) * size,
+                      (size_t)tensor_rows(gradient), cuda_of(be)->stream);
+    gradient->fresh = {0, 0};
+    return false;
+}
+
+static inline bool take_fresh(struct backend *be, struct tensor *gradient)
+{
+    return gradient && take_fresh(be, gradient, 0, tensor_cols(gradient));
 }
 
 /*

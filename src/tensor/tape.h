@@ -92,10 +92,11 @@ static inline struct tensor *tape_input(const struct tensor *t)
 struct tensor *tape_grad(struct exec *ex, struct tensor *t);
 
 /*
- * The same for a gradient all of which the op writes: the first one is left as it is and marked fresh if the backend's
- * kernels then overwrite it; they take the mark away.
+ * The same for kernels that know fresh columns: if the backend's do, the first use leaves the gradient undefined and all
+ * its columns fresh. A kernel overwrites the fresh ones of the columns that it writes and takes the mark off them; what is
+ * still fresh when something else wants the gradient is zeroed then.
  */
-struct tensor *tape_grad_whole(struct exec *ex, struct tensor *t);
+struct tensor *tape_grad_fresh(struct exec *ex, struct tensor *t);
 
 /* The gradient that has arrived at an output; NULL if none has. */
 static inline struct tensor *tape_arrived(const struct tensor *t)

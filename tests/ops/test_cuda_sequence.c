@@ -36,7 +36,7 @@ static struct threefold normal(struct gpu *g, enum tensor_type type, int64_t n0,
 /* What a backward adds to, or overwrites. */
 static struct threefold gradient(struct gpu *g, enum tensor_type type, bool fresh, int64_t n0, int64_t n1, int64_t n2)
 {
-    return fresh ? gpu_fresh(g, type, n0, n1, n2, 0) : normal(g, type, n0, n1, n2);
+    return fresh ? gpu_fresh(g, type, 0, n2 ? n2 : n1, n0, n1, n2) : normal(g, type, n0, n1, n2);
 }
 
 /* A test's body runs for tensors of either type. */
@@ -242,8 +242,8 @@ static void check_gated(struct gpu *g, enum tensor_type type, int64_t M, int64_t
 {
     struct threefold y = normal(g, type, M, E, 0), z = normal(g, type, M, W, 0), w = normal(g, T_F32, E, 0, 0);
     struct threefold o = gpu_blank(g, type, M, E, 0, 0), up = normal(g, type, M, E, 0);
-    struct threefold dy = gradient(g, type, fresh, M, E, 0), dz = gradient(g, type, fresh, M, W, 0),
-                     dw = normal(g, T_F32, E, 0, 0);
+    struct threefold dy = gradient(g, type, fresh, M, E, 0),
+                     dz = fresh ? gpu_fresh(g, type, 0, E, M, W, 0) : normal(g, type, M, W, 0), dw = normal(g, T_F32, E, 0, 0);
     RUN_SIDES(g, gated_rms_norm, AT(y), AT(z), AT(w), 1e-5f, AT(o));
     expect_sides(g, "gated norm", &o, tolerance_of(type));
     RUN_SIDES(g, gated_rms_norm_backward, AT(y), AT(z), AT(w), 1e-5f, AT(up), AT(dy), AT(dz), AT(dw));
@@ -274,12 +274,15 @@ static const struct mixer mixers[] = {
     {2, 256, 8, 128}, {1, 300, 2, 32}, {1, 256, 24, 128}, {2, 300, 1, 5},
 };
 
-static void check_convolution(struct gpu *g, enum tensor_type type, struct mixer n)
+/* `fresh`: 0, no columns of dx; 1, its own; 2, all, in the middle of which it stands */
+static void check_convolution(struct gpu *g, enum tensor_type type, struct mixer n, int fresh)
 {
     int64_t E = n.H * HEADDIM, C = E + 2 * n.S, W = E + C + n.H;
     struct threefold x = normal(g, type, n.B, n.T, W), w = normal(g, T_F32, C, 1, CONV_WIDTH), bias = normal(g, T_F32, C, 0, 0);
     struct threefold y = gpu_blank(g, type, n.B, n.T, C, 0), dy = normal(g, type, n.B, n.T, C),
-                     dx = normal(g, type, n.B, n.T, W);
+                     dx = fresh == 0   ? normal(g, type, n.B, n.T, W)
+                          : fresh == 1 ? gpu_fresh(g, type, E, E + C, n.B, n.T, W)
+                                       : gpu_fresh(g, type, 0, W, n.B, n.T, W);
     struct threefold dw = normal(g, T_F32, C, 1, CONV_WIDTH), dbias = normal(g, T_F32, C, 0, 0);
     RUN_SIDES(g, causal_conv1d_silu, AT(x), AT(w), AT(bias), AT(y));
     expect_sides(g, "convolution", &y, tolerance_of(type));
@@ -292,7 +295,7 @@ static void check_convolution(struct gpu *g, enum tensor_type type, struct mixer
 
 TEST(convolution)
 {
-    for (size_t i = 0; i < sizeof mixers / sizeof mixers[0]; i++) check_convolution(g, type, mixers[i]);
+    for (size_t i = 0; i < sizeof mixers / sizeof mixers[0]; i++) check_convolution(g, type, mixers[i], (int)i % 3);
 }
 
 static void check_ssd(struct gpu *g, enum tensor_type type, struct mixer n, double decay, bool fresh)
@@ -302,7 +305,8 @@ static void check_ssd(struct gpu *g, enum tensor_type type, struct mixer n, doub
     struct threefold xbc = normal(g, type, n.B, n.T, C), z = gpu_normal(g, type, -1, 1, n.B, n.T, W, 0);
     struct threefold A_log = gpu_normal(g, T_F32, decay, 0.5, n.H, 0, 0, 0), dt_bias = normal(g, T_F32, n.H, 0, 0);
     struct threefold D = normal(g, T_F32, n.H, 0, 0), y = gpu_blank(g, type, n.B, n.T, E, 0), dy = normal(g, type, n.B, n.T, E);
-    struct threefold dxbc = gradient(g, type, fresh, n.B, n.T, C), dz = normal(g, type, n.B, n.T, W),
+    struct threefold dxbc = gradient(g, type, fresh, n.B, n.T, C),
+                     dz = fresh ? gpu_fresh(g, type, W - n.H, W, n.B, n.T, W) : normal(g, type, n.B, n.T, W),
                      dA_log = normal(g, T_F32, n.H, 0, 0);
     struct threefold ddt_bias = normal(g, T_F32, n.H, 0, 0), dD = normal(g, T_F32, n.H, 0, 0);
     RUN_SIDES(g, ssd, AT(xbc), AT(z), AT(A_log), AT(dt_bias), AT(D), AT(y));
