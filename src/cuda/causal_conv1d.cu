@@ -4,11 +4,13 @@
  */
 #include "cuda/values.cuh"
 
-enum {
-    THREADS = 64,
-    ROWS = 32, /* positions a thread walks along */
-    AHEAD = 4  /* of them are loaded at once; divides ROWS */
-};
+enum { THREADS = 64, ROWS = 32 /* positions a thread walks along */ };
+
+/* How many of them are loaded at once; divides ROWS. */
+template <typename T> static constexpr int ahead()
+{
+    return sizeof(T) == 2 ? 4 : 2;
+}
 
 /* E from the widths of the input projection, W = E + C + E/HEADDIM, and of the convolution, C. */
 static int64_t inner_width(int64_t W, int64_t C)
@@ -49,12 +51,12 @@ static __global__ void convolve(const T *__restrict__ zxbcdt, int64_t length, in
     pack<V> tap[CONV_WIDTH], in[CONV_WIDTH], offset = load<V>(bias + c);
     load_taps<V>(w, c, tap);
     load_past<V>(x, W, first, in);
-    for (int64_t t = first; t < end; t += AHEAD) {
-        memory_pack<T, V> next[AHEAD];
+    for (int64_t t = first; t < end; t += ahead<T>()) {
+        memory_pack<T, V> next[ahead<T>()];
 #pragma unroll
-        for (int step = 0; step < AHEAD; step++) next[step] = load_raw<V>(x + (t + step) * W, t + step < end);
+        for (int step = 0; step < ahead<T>(); step++) next[step] = load_raw<V>(x + (t + step) * W, t + step < end);
 #pragma unroll
-        for (int step = 0; step < AHEAD; step++) {
+        for (int step = 0; step < ahead<T>(); step++) {
             in[3] = values_of(next[step]);
             pack<V> a = offset;
 #pragma unroll
@@ -91,10 +93,10 @@ aim_status cuda_causal_conv1d_silu(struct backend *be, const struct tensor *zxbc
  * sums for w (C,4), then for bias (C).
  */
 template <int V, typename T>
-static __global__ void convolve_backward(const T *__restrict__ zxbcdt, int64_t length, int64_t E, int64_t W,
-                                         const float *__restrict__ w, const float *__restrict__ bias, int64_t C,
-                                         const T *__restrict__ dy, T *__restrict__ dzxbcdt, bool fresh,
-                                         float *__restrict__ partial)
+static __global__ void __launch_bounds__(THREADS, 8)
+    convolve_backward(const T *__restrict__ zxbcdt, int64_t length, int64_t E, int64_t W, const float *__restrict__ w,
+                      const float *__restrict__ bias, int64_t C, const T *__restrict__ dy, T *__restrict__ dzxbcdt, bool fresh,
+                      float *__restrict__ partial)
 {
     int64_t c = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * V, b = blockIdx.z, first = (int64_t)blockIdx.y * ROWS;
     int64_t end = first + ROWS < length ? first + ROWS : length;
@@ -109,17 +111,17 @@ static __global__ void convolve_backward(const T *__restrict__ zxbcdt, int64_t l
     for (int k = 0; k < CONV_WIDTH; k++) sums[k] = zeros<V>();
 #pragma unroll
     for (int k = 0; k < CONV_WIDTH - 1; k++) pending[k] = zeros<V>();
-    for (int64_t t = first; t < end + CONV_WIDTH - 1; t += AHEAD) {
-        memory_pack<T, V> next[AHEAD], next_up[AHEAD], before[AHEAD];
+    for (int64_t t = first; t < end + CONV_WIDTH - 1; t += ahead<T>()) {
+        memory_pack<T, V> next[ahead<T>()], next_up[ahead<T>()], before[ahead<T>()];
 #pragma unroll
-        for (int step = 0; step < AHEAD; step++) {
+        for (int step = 0; step < ahead<T>(); step++) {
             int64_t at = t + step, to = at - (CONV_WIDTH - 1);
             next[step] = load_raw<V>(x + at * W, at < length);
             next_up[step] = load_raw<V>(up + at * C, at < length);
             before[step] = load_raw<V>(dx + to * W, dx && !fresh && to >= first && to < end);
         }
 #pragma unroll
-        for (int step = 0; step < AHEAD; step++) {
+        for (int step = 0; step < ahead<T>(); step++) {
             int64_t at = t + step, to = at - (CONV_WIDTH - 1);
             pack<V> da = values_of(next_up[step]), done = values_of(before[step]);
             in[3] = values_of(next[step]);

@@ -247,7 +247,8 @@ aim_status cuda_residual_rms_norm_modulate_backward(struct backend *be, const st
                                   NULL,
                                   eps,
                                   take_fresh(be, dr),
-                                  take_fresh(be, dh)};
+                                  take_fresh(be, dh),
+                                  0};
     bool wide = d % 4 == 0 && mod_width % 4 == 0 && aligned(r_out) && aligned(h) && aligned(gates) && aligned(w) &&
                 aligned(mod) && aligned(dr_out) && aligned(dy) && aligned(dr) && aligned(dh),
          fits = true;
@@ -405,7 +406,7 @@ aim_status cuda_gated_rms_norm_backward(struct backend *be, const struct tensor 
                                         struct tensor *dzxbcdt, struct tensor *dw)
 {
     int64_t M = tensor_rows(y), E = tensor_cols(y), W = tensor_cols(zxbcdt), chunks = 0;
-    struct gated_gradient a = {M, E, W, f32(w), NULL, eps, take_fresh(be, dy), take_fresh(be, dzxbcdt, 0, E)};
+    struct gated_gradient a = {M, E, W, f32(w), NULL, eps, take_fresh(be, dy), take_fresh(be, dzxbcdt, 0, E), 0};
     bool wide = E % 8 == 0 && W % 8 == 0 && aligned(y) && aligned(zxbcdt) && aligned(w) && aligned(do_) && aligned(dy) &&
                 aligned(dzxbcdt),
          fits = true;

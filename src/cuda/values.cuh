@@ -210,12 +210,12 @@ static inline bool take_fresh(struct backend *be, struct tensor *gradient)
 template <typename Kernel>
 static inline int64_t rows_at_once(const struct backend *be, Kernel kernel, int threads, int64_t groups, int64_t rows)
 {
-    enum { FEWEST = 4 };
+    const int64_t fewest = 4;
     int blocks = 0;
     if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0) != cudaSuccess || blocks < 1) blocks = 1;
     int64_t each = blocks * (int64_t)((const struct cuda *)be->state)->multiprocessors / groups; /* blocks for a group */
     int64_t wanted = divide_up(rows, each > 0 ? each : 1);
-    return wanted > FEWEST ? wanted : FEWEST;
+    return wanted > fewest ? wanted : fewest;
 }
 
 /* ---------------------------------------------------------------------------------------- sums over rows (sums.cu) */
