@@ -228,14 +228,14 @@ static void check_residual(struct gpu *g, enum tensor_type type, int64_t B, int6
 
 TEST(residual_norm)
 {
-    check_residual(g, type, 2, 16, 64, (struct options){true, true, true});
-    check_residual(g, type, 1, 40, 768, (struct options){true, false, true});
-    check_residual(g, type, 3, 300, 65, (struct options){true, true, true});
+    check_residual(g, type, 2, 16, 64, (struct options){true, true, true, false});
+    check_residual(g, type, 1, 40, 768, (struct options){true, false, true, false});
+    check_residual(g, type, 3, 300, 65, (struct options){true, true, true, false});
     check_residual(g, type, 2, 33, 768, (struct options){true, true, true, true});
     check_residual(g, type, 2, 17, 65, (struct options){true, false, true, true});
-    check_residual(g, type, 2, 256, 1536, (struct options){true, true, false});
-    check_residual(g, type, 1, 1, 768, (struct options){false, false, true});
-    check_residual(g, type, 5, 16, 100, (struct options){false, false, false});
+    check_residual(g, type, 2, 256, 1536, (struct options){true, true, false, false});
+    check_residual(g, type, 1, 1, 768, (struct options){false, false, true, false});
+    check_residual(g, type, 5, 16, 100, (struct options){false, false, false, false});
 }
 
 static void check_gated(struct gpu *g, enum tensor_type type, int64_t M, int64_t E, int64_t W, bool fresh)
