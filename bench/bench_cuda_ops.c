@@ -55,6 +55,18 @@ static struct tensor *values(struct bench *b, enum tensor_type type, int64_t n0,
     return t;
 }
 
+/* Columns first .. end-1 of a gradient as the first op to give one finds them: to be overwritten. */
+static struct tensor *fresh_columns(struct tensor *gradient, int64_t first, int64_t end)
+{
+    gradient->fresh = (struct fresh_columns){first, end};
+    return gradient;
+}
+
+static struct tensor *fresh(struct tensor *gradient)
+{
+    return fresh_columns(gradient, 0, tensor_cols(gradient));
+}
+
 /* M indices below n. */
 static struct tensor *indices(struct bench *b, int64_t M, int64_t n)
 {
@@ -149,16 +161,17 @@ static void norms(struct bench *b, const struct model *m)
     struct tensor *dr = values(b, T_F32, PICTURES, TOKENS, m->d), *dh = values(b, T_BF16, PICTURES, TOKENS, m->d);
     REPORT(b, "residual norm", M * d * 12, 0, layers,
            be->op.residual_rms_norm_modulate(be, r, h, gates, w, gates, 1e-5f, sum, y));
-    REPORT(b, "residual norm, backward", M * d * 24, 0, layers,
-           be->op.residual_rms_norm_modulate_backward(be, sum, h, gates, w, gates, 1e-5f, r, y, dr, dh, dgates, dw, dgates));
+    REPORT(b, "residual norm, backward", M * d * 18, 0, layers,
+           be->op.residual_rms_norm_modulate_backward(be, sum, h, gates, w, gates, 1e-5f, r, y, fresh(dr), fresh(dh), dgates,
+                                                      dw, dgates));
     clear(b);
     struct tensor *v = values(b, T_BF16, ROWS, m->E, 0), *z = values(b, T_BF16, ROWS, m->W, 0),
                   *o = values(b, T_BF16, ROWS, m->E, 0);
     struct tensor *weight = values(b, T_F32, m->E, 0, 0), *dweight = values(b, T_F32, m->E, 0, 0);
     struct tensor *dv = values(b, T_BF16, ROWS, m->E, 0), *dz = values(b, T_BF16, ROWS, m->W, 0);
     REPORT(b, "gated norm", M * E * 6, 0, layers, be->op.gated_rms_norm(be, v, z, weight, 1e-5f, o));
-    REPORT(b, "gated norm, backward", M * E * 14, 0, layers,
-           be->op.gated_rms_norm_backward(be, v, z, weight, 1e-5f, o, dv, dz, dweight));
+    REPORT(b, "gated norm, backward", M * E * 10, 0, layers,
+           be->op.gated_rms_norm_backward(be, v, z, weight, 1e-5f, o, fresh(dv), fresh_columns(dz, 0, m->E), dweight));
     clear(b);
 }
 
@@ -173,11 +186,11 @@ static void mixer(struct bench *b, const struct model *m)
     struct tensor *bias = values(b, T_F32, m->C, 0, 0), *dbias = values(b, T_F32, m->C, 0, 0);
     struct tensor *A = values(b, T_F32, m->H, 0, 0), *D = values(b, T_F32, m->H, 0, 0), *dA = values(b, T_F32, m->H, 0, 0);
     REPORT(b, "convolution", M * C * 4, 0, layers, be->op.causal_conv1d_silu(be, z, w, bias, xbc));
-    REPORT(b, "convolution, backward", M * C * 8, 0, layers,
-           be->op.causal_conv1d_silu_backward(be, z, w, bias, dxbc, dz, dw, dbias));
+    REPORT(b, "convolution, backward", M * C * 6, 0, layers,
+           be->op.causal_conv1d_silu_backward(be, z, w, bias, dxbc, fresh_columns(dz, m->E, m->E + m->C), dw, dbias));
     REPORT(b, "ssd", M * (2 * C + 2 * E + 2 * H), 0, layers, be->op.ssd(be, xbc, z, A, D, D, y));
-    REPORT(b, "ssd, backward", M * (6 * C + 2 * E + 6 * H), 0, layers,
-           be->op.ssd_backward(be, xbc, z, A, D, D, dy, dxbc, dz, dA, dA, dA));
+    REPORT(b, "ssd, backward", M * (4 * C + 2 * E + 4 * H), 0, layers,
+           be->op.ssd_backward(be, xbc, z, A, D, D, dy, fresh(dxbc), fresh_columns(dz, m->W - m->H, m->W), dA, dA, dA));
     clear(b);
 }
 
@@ -191,7 +204,7 @@ static void product(struct bench *b, const char *name, int64_t M, int64_t K, int
     w->needs_grad = true; /* so its bf16 copy is kept */
     snprintf(backward, sizeof backward, "%s, backward", name);
     REPORT(b, name, 0, operations, times, be->op.linear(be, x, w, NULL, y));
-    REPORT(b, backward, 0, 2 * operations, times, be->op.linear_backward(be, x, w, y, dx, dw, NULL));
+    REPORT(b, backward, 0, 2 * operations, times, be->op.linear_backward(be, x, w, y, fresh(dx), dw, NULL));
     clear(b);
 }
 

@@ -337,7 +337,7 @@ aim_status cuda_linear_backward(struct backend *be, const struct tensor *x, cons
     const void *up = operand(be, dy, type, &room);
     if (dx) {
         struct cuda_operand a = {up, N, 0, false}, b = {weights, K, 0, false};
-        struct cuda_product product = {type, dx->type, M, K, N, 1, a, b, dx->data, K, 0, true};
+        struct cuda_product product = {type, dx->type, M, K, N, 1, a, b, dx->data, K, 0, !take_fresh(be, dx)};
         TRY(cuda_multiply(be, &product));
     }
     if (dw) {

@@ -132,6 +132,7 @@ aim_status cuda_attach(struct backend *be, int ordinal)
     if (be->ctx->threads == 0) be->ctx->threads = 1;
     be->threads = be->ctx->threads;
     be->activation = T_BF16;
+    be->overwrites = true;
     be->memory.take = take;
     be->memory.give = give;
     be->memory.upload = upload;

@@ -31,21 +31,36 @@ static __global__ void fill_steps(struct ssd_shape n, const T *zxbcdt, const flo
     int64_t b = pair / n.H, h = pair % n.H;
     const T *dt = zxbcdt + b * n.T * n.W + n.W - n.H + h;
     float A = -expf(A_log[h]), bias = dt_bias[h];
-    double before = 0;
-    for (int64_t first = 0; first < n.padded; first += WARP) {
-        int64_t t = first + lane;
-        float delta = t < n.T ? softplus(value(dt[t * n.W]) + bias) : 0.0f;
-        double sum = (double)(delta * A);
+    double before = 0; /* up to the tile */
+    for (int64_t first = 0; first < n.padded; first += TILE) {
+        float delta[2];
+        double sum[2], end = before;
 #pragma unroll
-        for (int gap = 1; gap < WARP; gap *= 2) {
-            double lower = __shfl_up_sync(0xffffffffu, sum, gap);
-            if (lane >= gap) sum += lower;
+        for (int half = 0; half < 2; half++) {
+            int64_t t = first + half * WARP + lane;
+            delta[half] = t < n.T ? softplus(value(dt[t * n.W]) + bias) : 0.0f;
         }
-        sum += before;
-        before = __shfl_sync(0xffffffffu, sum, WARP - 1);
-        float high = (float)(sum * log2e);
-        steps.delta[pair * n.padded + t] = delta;
-        steps.cs[pair * n.padded + t] = make_float2(high, (float)(sum * log2e - (double)high));
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            sum[half] = (double)(delta[half] * A);
+#pragma unroll
+            for (int gap = 1; gap < WARP; gap *= 2) {
+                double lower = __shfl_up_sync(0xffffffffu, sum[half], gap);
+                if (lane >= gap) sum[half] += lower;
+            }
+            sum[half] += end;
+            end = __shfl_sync(0xffffffffu, sum[half], WARP - 1);
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int64_t at = pair * n.padded + first + half * WARP + lane;
+            float high = (float)(sum[half] * log2e);
+            steps.delta[at] = delta[half];
+            steps.cs[at] = make_float2(high, (float)(sum[half] * log2e - (double)high));
+            steps.lead[at] = ssd_power((float)((sum[half] - before) * log2e));
+            steps.weight[at] = delta[half] * ssd_power((float)((end - sum[half]) * log2e));
+        }
+        before = end;
     }
 }
 
@@ -62,14 +77,14 @@ aim_status ssd_prepare(struct backend *be, const struct ssd_shape *n, const stru
 }
 
 aim_status ssd_products(struct backend *be, const struct ssd_shape *n, const struct tensor *xbc, bool transposed,
-                        float *products)
+                        enum tensor_type type, void *products)
 {
     size_t size = tensor_type_size(xbc->type);
     const char *b = (const char *)xbc->data + (size_t)n->E * size, *c = b + (size_t)n->S * size;
     struct cuda_operand rows = {transposed ? b : c, n->C, n->T * n->C, false},
                         columns = {transposed ? c : b, n->C, n->T * n->C, true};
-    struct cuda_product p = {
-        xbc->type, T_F32, n->T, n->T, n->S, n->B, rows, columns, products, n->padded, n->padded * n->padded, false};
+    struct cuda_product p = {xbc->type, type, n->T, n->T, n->S, n->B, rows, columns, products, n->padded, n->padded * n->padded,
+                             false};
     return cuda_multiply(be, &p);
 }
 
@@ -77,15 +92,20 @@ aim_status ssd_products(struct backend *be, const struct ssd_shape *n, const str
 
 /* A block takes a tile of positions of a head of a picture. */
 static __global__ void __launch_bounds__(TILE_THREADS)
-    forward_tiles(struct ssd_shape n, struct ssd_steps steps, const float *products, const bf16 *xbc, const float *D, bf16 *y)
+    forward_tiles(struct ssd_shape n, struct ssd_steps steps, const bf16 *products, const bf16 *xbc, const float *D, bf16 *y)
 {
-    __shared__ alignas(16) bf16 stages[2][TILE][TILE_LD];
-    int64_t tile = blockIdx.x, h = blockIdx.y, b = blockIdx.z, head = (b * n.H + h) * n.padded;
+    __shared__ struct ssd_mixing mixing;
+    int64_t tile = blockIdx.x, h = blockIdx.y, b = blockIdx.z;
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
     float acc[8][4];
-    int last = ssd_mix<false>(products + b * n.padded * n.padded, steps.cs + head, steps.delta + head,
-                              xbc + b * n.T * n.C + h * HEADDIM, n.C, (int)n.T, (int)n.padded, (int)tile, stages, acc);
-    bf16(*shared)[TILE_LD] = stages[last];
+    struct ssd_head head = {ssd_steps_of(steps, b * n.H + h, n.padded),
+                            products + b * n.padded * n.padded,
+                            xbc + b * n.T * n.C + h * HEADDIM,
+                            n.C,
+                            (int)n.T,
+                            (int)n.padded};
+    int last = ssd_mix<false>(head, (int)tile, mixing, acc);
+    bf16(*shared)[TILE_LD] = mixing.stages[last].values;
     __syncthreads(); /* the tile's own x is still there, and each warp now puts its own rows of y in its place */
     float direct = D[h];
 #pragma unroll
@@ -120,12 +140,11 @@ static __global__ void forward_rows(struct ssd_shape n, struct ssd_steps steps, 
     put(y + (b * n.T + t) * n.E + h * HEADDIM + threadIdx.x, sum + D[h] * value(x[t * n.C + threadIdx.x]));
 }
 
-/* Cuts the scratch memory at `at`; the result is its end. */
-static char *lay_out(char *at, const struct ssd_shape *n, struct ssd_steps *steps, float **products)
+/* Cuts the scratch memory at `at`; the result is its end. C·B are of type `type`. */
+static char *lay_out(char *at, const struct ssd_shape *n, enum tensor_type type, struct ssd_steps *steps, void **products)
 {
-    steps->delta = ssd_take<float>(&at, n->B * n->H * n->padded);
-    steps->cs = ssd_take<float2>(&at, n->B * n->H * n->padded);
-    *products = ssd_take<float>(&at, n->B * n->padded * n->padded);
+    at = ssd_take_steps(at, n, steps);
+    *products = ssd_take<char>(&at, n->B * n->padded * n->padded * (int64_t)tensor_type_size(type));
     return at;
 }
 
@@ -134,20 +153,24 @@ aim_status cuda_ssd(struct backend *be, const struct tensor *xbc, const struct t
 {
     struct ssd_shape n = ssd_shape_of(xbc, zxbcdt, y);
     struct ssd_steps steps;
-    float *products;
-    char *scratch = (char *)cuda_scratch(be, (size_t)(lay_out(NULL, &n, &steps, &products) - (char *)NULL));
+    void *products;
+    bool tiled = ssd_tiled(&n, xbc, y);
+    enum tensor_type type = tiled ? T_BF16 : T_F32;
+    char *scratch = (char *)cuda_scratch(be, (size_t)(lay_out(NULL, &n, type, &steps, &products) - (char *)NULL));
     if (!scratch) return AIM_ERR_MEMORY;
-    lay_out(scratch, &n, &steps, &products);
+    lay_out(scratch, &n, type, &steps, &products);
     TRY(ssd_prepare(be, &n, zxbcdt, A_log, dt_bias, steps));
-    TRY(ssd_products(be, &n, xbc, false, products));
-    dim3 grid((unsigned)(ssd_tiled(&n, xbc, y) ? n.tiles : n.T), (unsigned)n.H, (unsigned)n.B);
+    TRY(ssd_products(be, &n, xbc, false, type, products));
+    dim3 grid((unsigned)(tiled ? n.tiles : n.T), (unsigned)n.H, (unsigned)n.B);
     cudaStream_t stream = cuda_of(be)->stream;
-    if (ssd_tiled(&n, xbc, y))
-        forward_tiles<<<grid, TILE_THREADS, 0, stream>>>(n, steps, products, data_of<bf16>(xbc), f32(D), data_of<bf16>(y));
+    if (tiled)
+        forward_tiles<<<grid, TILE_THREADS, 0, stream>>>(n, steps, (const bf16 *)products, data_of<bf16>(xbc), f32(D),
+                                                         data_of<bf16>(y));
     else
         by_type(xbc, [&](auto zero) {
             using T = decltype(zero);
-            forward_rows<T><<<grid, HEADDIM, 0, stream>>>(n, steps, products, data_of<T>(xbc), f32(D), data_of<T>(y));
+            forward_rows<T>
+                <<<grid, HEADDIM, 0, stream>>>(n, steps, (const float *)products, data_of<T>(xbc), f32(D), data_of<T>(y));
         });
     return cuda_launched(be, "ssd");
 }

@@ -17,53 +17,66 @@ struct backward {
     struct ssd_steps steps;
     const float *A_log, *dt_bias, *D;
     int64_t groups, per_group; /* of heads */
-    float *products, *turned;  /* C·B (B,padded,padded), and transposed */
+    float *products;           /* C·B (B,padded,padded) */
+    void *again;               /* the same for du: bf16 where tiles are gone through, else float32 and transposed */
     float *pairs;              /* (groups,B,padded,padded): Σ_heads G ⊙ L; lower tiles only */
     void *dproducts;           /* (B,padded,padded), in the type of the activations: dCB, zeros above the diagonal */
     float *rows, *columns;     /* (B,H,tiles,padded): [j][l] and [i][s]; on the diagonal, columns holds the crossing sums */
     float *ddA, *along, *dD;   /* (B,H,padded): ddA; du·x; dY·x */
-    float *parameters;         /* (3,B,H): sums over positions for A_log, dt_bias, D */
+    bool dx_fresh, dt_fresh;
+    float *parameters; /* (3,B,H): sums over positions for A_log, dt_bias, D */
 };
 
 /* ------------------------------------------------------------------------------------------- du: x, and its sums */
 
 /* du by tiles; then dx += Δ du + D dY, and each position's du·x and dY·x. */
-static __global__ void __launch_bounds__(TILE_THREADS) du_tiles(struct backward a, const bf16 *xbc, const bf16 *dy, bf16 *dxbc)
+static __global__ void __launch_bounds__(TILE_THREADS, 4)
+    du_tiles(struct backward a, const bf16 *xbc, const bf16 *dy, bf16 *dxbc)
 {
-    __shared__ alignas(16) bf16 stages[2][TILE][TILE_LD];
+    __shared__ struct ssd_mixing mixing;
+    __shared__ alignas(16) bf16 x_tile[TILE][TILE_LD];
     const struct ssd_shape &n = a.n;
-    int64_t tile = blockIdx.x, h = blockIdx.y, b = blockIdx.z, head = (b * n.H + h) * n.padded;
+    int64_t tile = blockIdx.x, h = blockIdx.y, b = blockIdx.z, number = b * n.H + h, head = number * n.padded;
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
-    const bf16 *up = dy + b * n.T * n.E + h * HEADDIM;
     float acc[8][4], D = a.D[h];
-    ssd_mix<true>(a.turned + b * n.padded * n.padded, a.steps.cs + head, a.steps.delta + head, up, n.E, (int)n.T, (int)n.padded,
-                  (int)tile, stages, acc);
+    struct ssd_head of = {ssd_steps_of(a.steps, number, n.padded),
+                          (const bf16 *)a.again + b * n.padded * n.padded,
+                          dy + b * n.T * n.E + h * HEADDIM,
+                          n.E,
+                          (int)n.T,
+                          (int)n.padded};
+    ssd_tile_start(x_tile, xbc + (b * n.T + tile * TILE) * n.C + h * HEADDIM, n.C, n.T - tile * TILE);
+    int last = ssd_mix<true>(of, (int)tile, mixing, acc);
+    const bf16(*up)[TILE_LD] = mixing.stages[last].values;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        int64_t s = tile * TILE + warp * 16 + r * 8 + g;
-        float delta = a.steps.delta[head + s], along = 0, dD = 0;
-        if (s < n.T) {
-            int64_t at = (b * n.T + s) * n.C + h * HEADDIM + q * 2;
+        int row = warp * 16 + r * 8 + g;
+        int64_t s = tile * TILE + row;
+        bool wanted = dxbc && s < n.T;
+        uint32_t *to = reinterpret_cast<uint32_t *>(dxbc + (b * n.T + s) * n.C + h * HEADDIM + q * 2), dx[8];
+        float delta = mixing.delta[row], along = 0, dD = 0;
 #pragma unroll
-            for (int k = 0; k < 8; k++) {
-                float2 x = floats_of(*reinterpret_cast<const uint32_t *>(xbc + at + k * 8));
-                float2 dY = floats_of(*reinterpret_cast<const uint32_t *>(up + s * n.E + q * 2 + k * 8));
-                float du0 = acc[k][2 * r], du1 = acc[k][2 * r + 1];
-                along += du0 * x.x + du1 * x.y;
-                dD += dY.x * x.x + dY.y * x.y;
-                if (!dxbc) continue;
-                uint32_t *to = reinterpret_cast<uint32_t *>(dxbc + at + k * 8);
-                float2 dx = floats_of(*to);
-                *to = pair_of(dx.x + delta * du0 + D * dY.x, dx.y + delta * du1 + D * dY.y);
-            }
+        for (int k = 0; k < 8; k++) dx[k] = wanted && !a.dx_fresh ? to[k * 4] : 0;
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            float2 x = floats_of(*reinterpret_cast<const uint32_t *>(&x_tile[row][k * 8 + q * 2]));
+            float2 dY = floats_of(*reinterpret_cast<const uint32_t *>(&up[row][k * 8 + q * 2]));
+            float2 before = floats_of(dx[k]);
+            float du0 = acc[k][2 * r], du1 = acc[k][2 * r + 1];
+            along += du0 * x.x + du1 * x.y;
+            dD += dY.x * x.x + dY.y * x.y;
+            dx[k] = pair_of(before.x + delta * du0 + D * dY.x, before.y + delta * du1 + D * dY.y);
         }
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            if (wanted) to[k * 4] = dx[k];
 #pragma unroll
         for (int gap = 1; gap < 4; gap *= 2) {
             along += __shfl_xor_sync(0xffffffffu, along, gap);
             dD += __shfl_xor_sync(0xffffffffu, dD, gap);
         }
         if (q == 0) {
-            a.along[head + s] = along;
+            a.along[head + s] = s < n.T ? along : 0.0f;
             a.dD[head + s] = dD;
         }
     }
@@ -75,11 +88,11 @@ template <typename T> static __global__ void du_rows(struct backward a, const T 
     const struct ssd_shape &n = a.n;
     int64_t s = blockIdx.x, h = blockIdx.y, b = blockIdx.z, head = (b * n.H + h) * n.padded, p = threadIdx.x;
     const T *up = dy + b * n.T * n.E + h * HEADDIM;
-    float du = ssd_mix_row<true>(a.turned + b * n.padded * n.padded, a.steps.cs + head, a.steps.delta + head, up, n.E, n.T,
-                                 n.padded, s, shared);
+    float du = ssd_mix_row<true>((const float *)a.again + b * n.padded * n.padded, a.steps.cs + head, a.steps.delta + head, up,
+                                 n.E, n.T, n.padded, s, shared);
     int64_t at = (b * n.T + s) * n.C + h * HEADDIM + p;
     float x = value(xbc[at]), dY = value(up[s * n.E + p]), sums[2] = {du * x, dY * x};
-    if (dxbc) put(dxbc + at, value(dxbc[at]) + a.steps.delta[head + s] * du + a.D[h] * dY);
+    if (dxbc) put(dxbc + at, (a.dx_fresh ? 0.0f : value(dxbc[at])) + a.steps.delta[head + s] * du + a.D[h] * dY);
     block_sum(sums, sums_shared);
     if (p == 0) {
         a.along[head + s] = sums[0];
@@ -89,12 +102,26 @@ template <typename T> static __global__ void du_rows(struct backward a, const T 
 
 /* ------------------------------------------------------------------------------------------------ pairs by tiles */
 
-/* Loads dY of tile i and x of tile j of a head. */
-static __device__ inline void pair_start(const struct ssd_shape &n, const bf16 *xbc, const bf16 *dy, int64_t b, int64_t h,
-                                         int64_t i, int64_t j, bf16 (*up)[TILE_LD], bf16 (*x)[TILE_LD])
+/* dY of tile i and x of tile j of a head, with the decays of their rows; or, of the diagonal, Δ and cs. */
+struct alignas(16) pair_stage {
+    bf16 up[TILE][TILE_LD], x[TILE][TILE_LD];
+    float lead[TILE], weight[TILE]; /* of tile i; of tile j, or Δ */
+    float2 cs[TILE];
+};
+
+template <bool DIAGONAL>
+static __device__ inline void pair_start(const struct backward &a, const bf16 *xbc, const bf16 *dy, int64_t b, int64_t h,
+                                         int64_t i, int64_t j, struct pair_stage &stage)
 {
-    ssd_tile_start(up, dy + (b * n.T + i * TILE) * n.E + h * HEADDIM, n.E, n.T - i * TILE);
-    ssd_tile_start(x, xbc + (b * n.T + j * TILE) * n.C + h * HEADDIM, n.C, n.T - j * TILE);
+    const struct ssd_shape &n = a.n;
+    int64_t l = (b * n.H + h) * n.padded + i * TILE, s = (b * n.H + h) * n.padded + j * TILE;
+    ssd_tile_start(stage.up, dy + (b * n.T + i * TILE) * n.E + h * HEADDIM, n.E, n.T - i * TILE);
+    ssd_tile_start(stage.x, xbc + (b * n.T + j * TILE) * n.C + h * HEADDIM, n.C, n.T - j * TILE);
+    ssd_line_start(stage.weight, (DIAGONAL ? a.steps.delta : a.steps.weight) + s, 0);
+    if (DIAGONAL)
+        ssd_line_start(stage.cs, a.steps.cs + l, 32);
+    else
+        ssd_line_start(stage.lead, a.steps.lead + l, 32);
     copy_commit();
 }
 
@@ -117,118 +144,158 @@ static __device__ inline void pair_dots(const bf16 (*up)[TILE_LD], const bf16 (*
     }
 }
 
-/* Sums of the columns of a tile of W held as fragments: w[k][0..1] += over the two rows, the warp's, the block's. */
-static __device__ inline void column_sums(const float (&w)[8][4], float (*shared)[TILE], float *out)
+/* Of two lanes, 2 HALF apart, one goes on with the sums of either half of the columns. */
+template <int HALF> static __device__ inline void fold_columns(float (&columns)[16], int lane)
+{
+    bool upper = lane & (2 * HALF);
+#pragma unroll
+    for (int k = 0; k < HALF; k++) {
+        float other = __shfl_xor_sync(0xffffffffu, upper ? columns[k] : columns[k + HALF], 2 * HALF);
+        columns[k] = (upper ? columns[k + HALF] : columns[k]) + other;
+    }
+}
+
+/* Sums of the warps' columns: columns[2k + e] has the two rows of each lane for column 8k + 2q + e. */
+static __device__ inline void column_sums(float (&columns)[16], float (*shared)[TILE], float *out)
 {
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int k = 0; k < 8; k++)
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            float sum = w[k][e] + w[k][2 + e];
-#pragma unroll
-            for (int gap = 4; gap < WARP; gap *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, gap);
-            if (lane < 4) shared[warp][k * 8 + lane * 2 + e] = sum;
-        }
+    fold_columns<8>(columns, lane);
+    fold_columns<4>(columns, lane);
+    fold_columns<2>(columns, lane);
+    int at = (lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1);
+    *reinterpret_cast<float2 *>(&shared[warp][at * 8 + lane % 4 * 2]) = make_float2(columns[0], columns[1]);
     __syncthreads();
     if (threadIdx.x < TILE)
         out[threadIdx.x] = shared[0][threadIdx.x] + shared[1][threadIdx.x] + shared[2][threadIdx.x] + shared[3][threadIdx.x];
 }
 
-/* Each W_lt becomes Σ_{s<t} W_ls where t <= l, else 0; `row` is the row of the fragment's first half within the tile. */
-static __device__ inline void prefix_rows(float (&w)[8][4], int row)
+/*
+ * columns = Σ over a lane's two rows l of Σ_{s<t} W_ls where t <= l: W times a triangle of ones, by the tensor cores. W goes
+ * in as two bf16 numbers, the second one what the first one rounds off. `row` is the first of the lane's rows in the tile.
+ */
+static __device__ inline void crossing_sums(const float (&w)[8][4], int row, float (&columns)[16])
 {
-    int lane = threadIdx.x % WARP, q = lane % 4;
+    const uint32_t ones = 0x3f803f80u;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
+    uint32_t corner = (2 * q < g ? 0x3f80u : 0u) | (2 * q + 1 < g ? 0x3f800000u : 0u);
+    uint32_t whole[4][4], rest[4][4];
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float before = 0;
+    for (int step = 0; step < TILE / 16; step++)
 #pragma unroll
-        for (int k = 0; k < 8; k++) {
-            float first = w[k][2 * r], both = first + w[k][2 * r + 1], sum = both; /* running over the four lanes */
+        for (int c = 0; c < 4; c++) {
+            float x = w[2 * step + c / 2][c % 2 * 2], y = w[2 * step + c / 2][c % 2 * 2 + 1];
+            whole[step][c] = pair_of(x, y);
+            float2 kept = floats_of(whole[step][c]);
+            rest[step][c] = pair_of(x - kept.x, y - kept.y);
+        }
 #pragma unroll
-            for (int gap = 1; gap < 4; gap *= 2) {
-                float lower = __shfl_up_sync(0xffffffffu, sum, gap, 4);
-                if (q >= gap) sum += lower;
-            }
-            float lower = __shfl_up_sync(0xffffffffu, sum, 1, 4), left = before + (q > 0 ? lower : 0.0f);
-            int t = k * 8 + q * 2, l = row + r * 8;
-            w[k][2 * r] = t <= l ? left : 0.0f;
-            w[k][2 * r + 1] = t + 1 <= l ? left + first : 0.0f;
-            before += __shfl_sync(0xffffffffu, sum, 3, 4);
+    for (int k = 0; k < 8; k++) {
+        columns[2 * k] = columns[2 * k + 1] = 0;
+        if (k / 2 > warp) continue; /* right of the diagonal */
+        float before[4] = {0, 0, 0, 0};
+#pragma unroll
+        for (int step = 0; step <= k / 2; step++) {
+            bool own = step == k / 2;
+            uint32_t lower = own && k % 2 == 0 ? corner : ones, upper = !own ? ones : k % 2 == 0 ? 0 : corner;
+            mma(before, whole[step], lower, upper);
+            mma(before, rest[step], lower, upper);
+        }
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            int t = k * 8 + q * 2 + e;
+            columns[2 * k + e] = (t <= row ? before[e] : 0.0f) + (t <= row + 8 ? before[2 + e] : 0.0f);
         }
     }
 }
 
-/* A block takes a tile of pairs of a picture, for a group of heads. */
-static __global__ void __launch_bounds__(TILE_THREADS, 3) pair_tiles(struct backward a, const bf16 *xbc, const bf16 *dy)
+/* A tile of pairs of a picture, for heads h .. last-1; out: its place in dCB's sums. */
+template <bool DIAGONAL>
+static __device__ inline void pair_tile(const struct backward &a, const bf16 *xbc, const bf16 *dy, int64_t b, int64_t h,
+                                        int64_t last, int64_t i, int64_t j, struct pair_stage *stages, float (*sums)[TILE],
+                                        float *out)
 {
-    __shared__ alignas(16) bf16 up[2][TILE][TILE_LD], x[2][TILE][TILE_LD];
-    __shared__ float sums[TILE_THREADS / WARP][TILE];
     const struct ssd_shape &n = a.n;
-    int64_t i = 0, j = blockIdx.x, b = blockIdx.z, h = blockIdx.y * a.per_group;
-    int64_t last = h + a.per_group < n.H ? h + a.per_group : n.H;
-    for (; j > i; i++) j -= i + 1; /* row i of the triangle has i + 1 tiles */
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4, row = warp * 16 + g;
     int64_t l = i * TILE + row, s = j * TILE + q * 2;
     float cb[8][4], gathered[8][4];
-    uint32_t valid = 0; /* bit 4k + c: the pair of element c of fragment k exists */
 #pragma unroll
     for (int k = 0; k < 8; k++)
 #pragma unroll
         for (int c = 0; c < 4; c++) {
             int64_t at_l = l + c / 2 * 8, at_s = s + k * 8 + c % 2;
             bool exists = at_s <= at_l && at_l < n.T;
-            valid |= (uint32_t)exists << (4 * k + c);
             cb[k][c] = exists ? a.products[(b * n.padded + at_l) * n.padded + at_s] : 0.0f;
             gathered[k][c] = 0;
         }
-    if (h < last) pair_start(n, xbc, dy, b, h, i, j, up[0], x[0]);
-    for (int stage = 0; h < last; h++, stage ^= 1) {
+    if (h < last) pair_start<DIAGONAL>(a, xbc, dy, b, h, i, j, stages[0]);
+    for (int turn = 0; h < last; h++, turn ^= 1) {
+        const struct pair_stage &stage = stages[turn];
+        int64_t head = b * n.H + h, at = head * n.tiles;
+        float gap = DIAGONAL ? 1.0f : ssd_decay_between(a.steps.cs + head * n.padded, i, j);
         __syncthreads(); /* the other stage, and the sums, have been read */
         if (h + 1 < last) {
-            pair_start(n, xbc, dy, b, h + 1, i, j, up[stage ^ 1], x[stage ^ 1]);
+            pair_start<DIAGONAL>(a, xbc, dy, b, h + 1, i, j, stages[turn ^ 1]);
             copy_wait<1>();
         } else {
             copy_wait<0>();
         }
         __syncthreads();
-        float w[8][4], row_sums[2] = {0, 0};
-        pair_dots(up[stage], x[stage], w);
-        int64_t head = (b * n.H + h) * n.padded;
-        const float2 own[2] = {a.steps.cs[head + l], a.steps.cs[head + l + 8]};
+        float w[8][4], columns[16], row_sums[2] = {0, 0};
+        pair_dots(stage.up, stage.x, w);
+        const float lead[2] = {DIAGONAL ? 1.0f : stage.lead[row] * gap, DIAGONAL ? 1.0f : stage.lead[row + 8] * gap};
 #pragma unroll
         for (int k = 0; k < 8; k++) {
-            float4 cs = *reinterpret_cast<const float4 *>(a.steps.cs + head + s + k * 8);
-            float2 delta = *reinterpret_cast<const float2 *>(a.steps.delta + head + s + k * 8);
+            float2 weight = *reinterpret_cast<const float2 *>(&stage.weight[k * 8 + q * 2]);
 #pragma unroll
             for (int c = 0; c < 4; c++) {
-                float decay = ssd_decay(own[c / 2], c % 2 ? make_float2(cs.z, cs.w) : make_float2(cs.x, cs.y));
-                float along = valid >> (4 * k + c) & 1 ? w[k][c] * (c % 2 ? delta.y : delta.x) * decay : 0.0f;
-                gathered[k][c] += along;
-                w[k][c] = along * cb[k][c];
+                float along = w[k][c] * (c % 2 ? weight.y : weight.x);
+                if (DIAGONAL) {
+                    int at_l = row + c / 2 * 8, at_s = k * 8 + q * 2 + c % 2;
+                    along = at_s <= at_l ? along * ssd_decay(stage.cs[at_l], stage.cs[at_s]) : 0.0f;
+                    gathered[k][c] += along;
+                } else {
+                    gathered[k][c] += along * lead[c / 2];
+                }
+                w[k][c] = along * cb[k][c]; /* W, but for the rows' part of the decay */
                 row_sums[c / 2] += w[k][c];
             }
+            columns[2 * k] = w[k][0] * lead[0] + w[k][2] * lead[1];
+            columns[2 * k + 1] = w[k][1] * lead[0] + w[k][3] * lead[1];
         }
-        int64_t at = (b * n.H + h) * n.tiles;
-        if (i == j) {
-            prefix_rows(w, row);
+        if (DIAGONAL) {
+            crossing_sums(w, row, columns);
         } else {
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 row_sums[r] += __shfl_xor_sync(0xffffffffu, row_sums[r], 1);
                 row_sums[r] += __shfl_xor_sync(0xffffffffu, row_sums[r], 2);
-                if (q == 0) a.rows[(at + j) * n.padded + l + r * 8] = row_sums[r];
+                if (q == 0) a.rows[(at + j) * n.padded + l + r * 8] = row_sums[r] * lead[r];
             }
         }
-        column_sums(w, sums, a.columns + (at + i) * n.padded + j * TILE);
+        column_sums(columns, sums, a.columns + (at + i) * n.padded + j * TILE);
     }
-    float *out = a.pairs + (blockIdx.y * n.B + b) * n.padded * n.padded;
 #pragma unroll
     for (int k = 0; k < 8; k++)
 #pragma unroll
         for (int r = 0; r < 2; r++)
             *reinterpret_cast<float2 *>(out + (l + r * 8) * n.padded + s + k * 8) =
                 make_float2(gathered[k][2 * r], gathered[k][2 * r + 1]);
+}
+
+/* A block takes a tile of pairs of a picture, for a group of heads. */
+static __global__ void __launch_bounds__(TILE_THREADS, 3) pair_tiles(struct backward a, const bf16 *xbc, const bf16 *dy)
+{
+    __shared__ struct pair_stage stages[2];
+    __shared__ float sums[TILE_THREADS / WARP][TILE];
+    const struct ssd_shape &n = a.n;
+    int64_t i = 0, j = blockIdx.x, b = blockIdx.z, first = blockIdx.y * a.per_group;
+    int64_t last = first + a.per_group < n.H ? first + a.per_group : n.H;
+    for (; j > i; i++) j -= i + 1; /* row i of the triangle has i + 1 tiles */
+    float *out = a.pairs + (blockIdx.y * n.B + b) * n.padded * n.padded;
+    if (i == j)
+        pair_tile<true>(a, xbc, dy, b, first, last, i, j, stages, sums, out);
+    else
+        pair_tile<false>(a, xbc, dy, b, first, last, i, j, stages, sums, out);
 }
 
 /* dCB from the groups' sums, zeros above the diagonal; a block takes a row l. */
@@ -362,7 +429,7 @@ template <typename T> static __global__ void finish_steps(struct backward a, con
         sums[0] += a.ddA[head + t] * a.steps.delta[head + t];
         sums[1] += ddt;
         sums[2] += a.dD[head + t];
-        if (dzxbcdt) put(dzxbcdt + at, value(dzxbcdt[at]) + ddt);
+        if (dzxbcdt) put(dzxbcdt + at, (a.dt_fresh ? 0.0f : value(dzxbcdt[at])) + ddt);
     }
     block_sum(sums, shared);
     if (threadIdx.x > 0) return;
@@ -379,10 +446,9 @@ static char *lay_out(char *at, struct backward *a, enum tensor_type type)
 {
     const struct ssd_shape *n = &a->n;
     int64_t steps = n->B * n->H * n->padded, square = n->B * n->padded * n->padded;
-    a->steps.delta = ssd_take<float>(&at, steps);
-    a->steps.cs = ssd_take<float2>(&at, steps);
+    at = ssd_take_steps(at, n, &a->steps);
     a->products = ssd_take<float>(&at, square);
-    a->turned = ssd_take<float>(&at, square);
+    a->again = ssd_take<float>(&at, square);
     a->pairs = ssd_take<float>(&at, a->groups * square);
     a->dproducts = ssd_take<char>(&at, square * (int64_t)tensor_type_size(type));
     a->rows = ssd_take<float>(&at, steps * n->tiles);
@@ -399,7 +465,7 @@ static void deal_heads(const struct backend *be, struct backward *a)
 {
     const struct ssd_shape *n = &a->n;
     int64_t blocks = n->tiles * (n->tiles + 1) / 2 * n->B,
-            wanted = 6 * (int64_t)((const struct cuda *)be->state)->multiprocessors;
+            wanted = 16 * (int64_t)((const struct cuda *)be->state)->multiprocessors;
     int64_t groups = divide_up(wanted, blocks);
     if (groups > n->H) groups = n->H;
     a->per_group = divide_up(n->H, groups);
@@ -445,10 +511,10 @@ static aim_status backward_products(struct backend *be, const struct backward *a
     const char *b = (const char *)xbc->data + (size_t)n->E * size, *c = b + (size_t)n->S * size;
     char *db = (char *)dxbc->data + (size_t)n->E * size, *dc = db + (size_t)n->S * size;
     struct cuda_operand straight = {a->dproducts, n->padded, square, false}, turned = {a->dproducts, n->padded, square, true};
-    struct cuda_product to_c = {xbc->type, dxbc->type, n->T,    n->S, n->T, n->B, straight, {b, n->C, picture, false},
-                                dc,        n->C,       picture, true};
-    struct cuda_product to_b = {xbc->type, dxbc->type, n->T,    n->S, n->T, n->B, turned, {c, n->C, picture, false},
-                                db,        n->C,       picture, true};
+    struct cuda_product to_c = {xbc->type, dxbc->type, n->T,    n->S,        n->T, n->B, straight, {b, n->C, picture, false},
+                                dc,        n->C,       picture, !a->dx_fresh};
+    struct cuda_product to_b = {xbc->type, dxbc->type, n->T,    n->S,        n->T, n->B, turned, {c, n->C, picture, false},
+                                db,        n->C,       picture, !a->dx_fresh};
     TRY(cuda_multiply(be, &to_c));
     return cuda_multiply(be, &to_b);
 }
@@ -461,14 +527,16 @@ aim_status cuda_ssd_backward(struct backend *be, const struct tensor *xbc, const
     struct backward a = {};
     a.n = ssd_shape_of(xbc, zxbcdt, dy);
     a.A_log = f32(A_log), a.dt_bias = f32(dt_bias), a.D = f32(D);
+    a.dx_fresh = take_fresh(be, dxbc);
+    a.dt_fresh = take_fresh(be, dzxbcdt, a.n.W - a.n.H, a.n.W);
     deal_heads(be, &a);
     char *scratch = (char *)cuda_scratch(be, (size_t)(lay_out(NULL, &a, xbc->type) - (char *)NULL));
     if (!scratch) return AIM_ERR_MEMORY;
     lay_out(scratch, &a, xbc->type);
     TRY(ssd_prepare(be, &a.n, zxbcdt, A_log, dt_bias, a.steps));
-    TRY(ssd_products(be, &a.n, xbc, false, a.products));
-    TRY(ssd_products(be, &a.n, xbc, true, a.turned));
     bool tiled = ssd_tiled(&a.n, xbc, dy) && aligned(dxbc);
+    TRY(ssd_products(be, &a.n, xbc, false, T_F32, a.products));
+    TRY(ssd_products(be, &a.n, xbc, !tiled, tiled ? T_BF16 : T_F32, a.again));
     TRY(tiled ? backward_tiles(be, &a, xbc, dy, dxbc) : backward_rows(be, &a, xbc, dy, dxbc));
     by_type(zxbcdt, [&](auto zero) {
         using T = decltype(zero);

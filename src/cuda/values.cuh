@@ -40,20 +40,40 @@ template <typename T, int V> struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) :
     T v[V];
 };
 
-template <int V, typename T> static __device__ inline pack<V> load(const T *from)
+template <typename T, int V> static __device__ inline pack<V> values_of(const memory_pack<T, V> &raw)
 {
-    memory_pack<T, V> raw = *reinterpret_cast<const memory_pack<T, V> *>(from);
     pack<V> x;
 #pragma unroll
     for (int i = 0; i < V; i++) x.v[i] = value(raw.v[i]);
     return x;
 }
 
+template <int V, typename T> static __device__ inline pack<V> load(const T *from)
+{
+    return values_of(*reinterpret_cast<const memory_pack<T, V> *>(from));
+}
+
+/* The values as they lie in memory, for later; zeros where they are not wanted. */
+template <int V, typename T> static __device__ inline memory_pack<T, V> load_raw(const T *from, bool wanted)
+{
+    memory_pack<T, V> raw = {};
+    if (wanted) raw = *reinterpret_cast<const memory_pack<T, V> *>(from);
+    return raw;
+}
+
 template <int V, typename T> static __device__ inline void store(T *to, const pack<V> &x)
 {
     memory_pack<T, V> raw;
+    if constexpr (std::is_same<T, bf16>::value && V % 2 == 0) { /* two are rounded by one instruction */
 #pragma unroll
-    for (int i = 0; i < V; i++) put(&raw.v[i], x.v[i]);
+        for (int i = 0; i < V; i += 2) {
+            __nv_bfloat162 both = __floats2bfloat162_rn(x.v[i], x.v[i + 1]);
+            raw.v[i] = both.x, raw.v[i + 1] = both.y;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < V; i++) put(&raw.v[i], x.v[i]);
+    }
     *reinterpret_cast<memory_pack<T, V> *>(to) = raw;
 }
 
@@ -76,7 +96,7 @@ template <int V, typename T> static __device__ inline void store_add(T *to, cons
 
 static __device__ inline float sigmoid(float x)
 {
-    return 1.0f / (1.0f + __expf(-x));
+    return __fdividef(1.0f, 1.0f + __expf(-x)); /* 0 from a divisor beyond 2^126 */
 }
 
 static __device__ inline float silu(float x)
@@ -152,6 +172,50 @@ template <typename T> static inline T *data_of(const struct tensor *t)
 static inline int64_t divide_up(int64_t n, int64_t by)
 {
     return (n + by - 1) / by;
+}
+
+/*
+ * Whether columns first .. end-1 of a gradient (NULL: it is absent) are fresh, to be overwritten instead of added to: they are
+ * not any more. Where only a part is, or one in the middle of others, all that is fresh becomes zeros.
+ */
+static inline bool take_fresh(struct backend *be, struct tensor *gradient, int64_t first, int64_t end)
+{
+    struct fresh_columns fresh = gradient ? gradient->fresh : fresh_columns{0, 0};
+    if (fresh.first == fresh.end || fresh.end <= first || end <= fresh.first) return false;
+    bool inside = fresh.first <= first && end <= fresh.end, at_start = fresh.first == first, at_end = fresh.end == end;
+    if (inside && at_start) {
+        gradient->fresh.first = end;
+        return true;
+    }
+    if (inside && at_end) {
+        gradient->fresh.end = first;
+        return true;
+    }
+    size_t size = tensor_type_size(gradient->type), row = (size_t)tensor_cols(gradient) * size;
+    cudaMemset2DAsync((char *)gradient->data + (size_t)fresh.first * size, row, 0, (size_t)(fresh.end - fresh.first) * size,
+                      (size_t)tensor_rows(gradient), cuda_of(be)->stream);
+    gradient->fresh = {0, 0};
+    return false;
+}
+
+static inline bool take_fresh(struct backend *be, struct tensor *gradient)
+{
+    return gradient && take_fresh(be, gradient, 0, tensor_cols(gradient));
+}
+
+/*
+ * How many of `rows` rows a block of the kernel takes so that the blocks of all `groups` of rows run at once, each going down
+ * its rows; a few at least.
+ */
+template <typename Kernel>
+static inline int64_t rows_at_once(const struct backend *be, Kernel kernel, int threads, int64_t groups, int64_t rows)
+{
+    const int64_t fewest = 4;
+    int blocks = 0;
+    if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0) != cudaSuccess || blocks < 1) blocks = 1;
+    int64_t each = blocks * (int64_t)((const struct cuda *)be->state)->multiprocessors / groups; /* blocks for a group */
+    int64_t wanted = divide_up(rows, each > 0 ? each : 1);
+    return wanted > fewest ? wanted : fewest;
 }
 
 /* ---------------------------------------------------------------------------------------- sums over rows (sums.cu) */

@@ -88,6 +88,7 @@ struct backend {
     int threads;
     bool bf16; /* products round their inputs to bf16 and accumulate in float32 (training); parameters stay float32 */
     enum tensor_type activation; /* of activations while bf16 is set: T_BF16 where kernels work on such tensors, else T_F32 */
+    bool overwrites;             /* its kernels know fresh gradients (tape_grad_fresh) */
     struct ops op;
     const struct decoder_ops *decoder; /* paints whole sequences (tensor/decoder.h); NULL: nothing beyond the ops */
     struct device_memory memory;

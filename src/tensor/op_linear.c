@@ -21,7 +21,7 @@ struct tensor *op_finish(struct exec *ex, aim_status status, struct tensor *y)
 static aim_status linear_backward(struct exec *ex, struct node *n)
 {
     struct tensor *x = n->in[0], *w = n->in[1], *bias = n->in[2];
-    struct tensor *dx = tape_grad(ex, x), *dw = tape_grad(ex, w), *dbias = tape_grad(ex, bias);
+    struct tensor *dx = tape_grad_fresh(ex, x), *dw = tape_grad(ex, w), *dbias = tape_grad(ex, bias);
     if (ex->status != AIM_OK) return ex->status;
     return ex->backend->op.linear_backward(ex->backend, x, w, n->out[0]->grad, dx, dw, dbias);
 }

@@ -99,8 +99,8 @@ static aim_status residual_rms_norm_modulate_backward(struct exec *ex, struct no
 {
     struct tensor *r = n->in[0], *h = n->in[1], *gates = n->in[2], *w = n->in[3], *mod = n->in[4];
     struct tensor *sum = h ? n->out[1] : r; /* without h the residual passes through untouched */
-    struct tensor *dr = tape_grad(ex, r), *dh = tape_grad(ex, h), *dgates = tape_grad(ex, gates), *dw = tape_grad(ex, w);
-    struct tensor *dmod = tape_grad(ex, mod), *dsum = h ? tape_arrived(sum) : NULL;
+    struct tensor *dr = tape_grad_fresh(ex, r), *dh = tape_grad_fresh(ex, h), *dgates = tape_grad(ex, gates);
+    struct tensor *dw = tape_grad(ex, w), *dmod = tape_grad(ex, mod), *dsum = h ? tape_arrived(sum) : NULL;
     if (ex->status != AIM_OK) return ex->status;
     return ex->backend->op.residual_rms_norm_modulate_backward(ex->backend, sum, h, gates, w, mod, AIM_RMS_EPS, dsum,
                                                                tape_arrived(n->out[0]), dr, dh, dgates, dw, dmod);
@@ -141,7 +141,7 @@ struct tensor *op_residual_rms_norm_modulate(struct exec *ex, struct tensor **r,
 /* With da = dy silu'(a): dx[t-3+k] += w[k] da[t]; dw[k] = Σ da[t] x[t-3+k]; dbias = Σ da */
 static aim_status causal_conv1d_silu_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *dx = tape_grad(ex, n->in[0]), *dw = tape_grad(ex, n->in[1]), *dbias = tape_grad(ex, n->in[2]);
+    struct tensor *dx = tape_grad_fresh(ex, n->in[0]), *dw = tape_grad(ex, n->in[1]), *dbias = tape_grad(ex, n->in[2]);
     if (ex->status != AIM_OK) return ex->status;
     return ex->backend->op.causal_conv1d_silu_backward(ex->backend, n->in[0], n->in[1], n->in[2], n->out[0]->grad, dx, dw,
                                                        dbias);
@@ -166,8 +166,8 @@ struct tensor *op_causal_conv1d_silu(struct exec *ex, const struct tensor *zxbcd
 /* The formulas stand in cpu/kernels/ssd_backward.c. */
 static aim_status ssd_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *dxbc = tape_grad(ex, n->in[0]), *dzxbcdt = tape_grad(ex, n->in[1]), *dA_log = tape_grad(ex, n->in[2]);
-    struct tensor *ddt_bias = tape_grad(ex, n->in[3]), *dD = tape_grad(ex, n->in[4]);
+    struct tensor *dxbc = tape_grad_fresh(ex, n->in[0]), *dzxbcdt = tape_grad_fresh(ex, n->in[1]);
+    struct tensor *dA_log = tape_grad(ex, n->in[2]), *ddt_bias = tape_grad(ex, n->in[3]), *dD = tape_grad(ex, n->in[4]);
     if (ex->status != AIM_OK) return ex->status;
     return ex->backend->op.ssd_backward(ex->backend, n->in[0], n->in[1], n->in[2], n->in[3], n->in[4], n->out[0]->grad, dxbc,
                                         dzxbcdt, dA_log, ddt_bias, dD);
@@ -193,7 +193,7 @@ struct tensor *op_ssd(struct exec *ex, const struct tensor *xbc, const struct te
 /* With v = y ⊙ silu(z), v̂ = v rstd: dv = rstd (w ⊙ do - v̂ mean(v̂ ⊙ w ⊙ do)); dy = dv ⊙ silu(z); dz = dv ⊙ y ⊙ silu'(z) */
 static aim_status gated_rms_norm_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *dy = tape_grad(ex, n->in[0]), *dzxbcdt = tape_grad(ex, n->in[1]), *dw = tape_grad(ex, n->in[2]);
+    struct tensor *dy = tape_grad_fresh(ex, n->in[0]), *dzxbcdt = tape_grad_fresh(ex, n->in[1]), *dw = tape_grad(ex, n->in[2]);
     if (ex->status != AIM_OK) return ex->status;
     return ex->backend->op.gated_rms_norm_backward(ex->backend, n->in[0], n->in[1], n->in[2], AIM_RMS_EPS, n->out[0]->grad, dy,
                                                    dzxbcdt, dw);

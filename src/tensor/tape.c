@@ -44,6 +44,20 @@ void tape_record(struct exec *ex, const struct node *node)
         if (n->out[i]) tensor_keep(n->out[i])->needs_grad = true;
 }
 
+/* Zeros in the columns that are still fresh: row by row, for only an unusual order of ops leaves any. */
+static void settle(struct exec *ex, struct tensor *grad)
+{
+    if (!grad || grad->fresh.first == grad->fresh.end) return;
+    struct backend *be = ex->backend;
+    size_t size = tensor_type_size(grad->type), bytes = (size_t)(grad->fresh.end - grad->fresh.first) * size;
+    for (int64_t row = 0; row < tensor_rows(grad); row++) {
+        size_t at = (size_t)(row * tensor_cols(grad) + grad->fresh.first) * size;
+        aim_status status = be->memory.zero(be, (char *)grad->data + at, bytes);
+        if (status != AIM_OK) exec_fail(ex, status);
+    }
+    grad->fresh = (struct fresh_columns){0, 0};
+}
+
 struct tensor *tape_grad(struct exec *ex, struct tensor *t)
 {
     if (!t || !t->needs_grad) return NULL;
@@ -55,6 +69,17 @@ struct tensor *tape_grad(struct exec *ex, struct tensor *t)
         }
         t->grad = grad;
     }
+    settle(ex, t->grad);
+    return t->grad;
+}
+
+struct tensor *tape_grad_fresh(struct exec *ex, struct tensor *t)
+{
+    if (!t || !t->needs_grad) return NULL;
+    if (!ex->backend->overwrites) return tape_grad(ex, t);
+    if (t->grad) return t->grad;
+    t->grad = tensor_new(ex, t->type, t->ndim, t->shape);
+    if (t->grad) t->grad->fresh = (struct fresh_columns){0, tensor_cols(t)};
     return t->grad;
 }
 
@@ -83,6 +108,7 @@ aim_status tape_backward(struct tape *tape, struct tensor *loss, float scale)
     while (tape->count > 0) {
         struct node *n = &tape->nodes[--tape->count];
         bool arrived = tape_arrived(n->out[0]) || tape_arrived(n->out[1]);
+        for (int i = 0; i < NODE_OUTPUTS; i++) settle(ex, tape_arrived(n->out[i]));
         if (arrived && ex->status == AIM_OK) {
             aim_status status = n->backward(ex, n);
             if (status != AIM_OK) exec_fail(ex, status);

@@ -91,6 +91,13 @@ static inline struct tensor *tape_input(const struct tensor *t)
  * memory is out (the exec's status is set then). */
 struct tensor *tape_grad(struct exec *ex, struct tensor *t);
 
+/*
+ * The same for kernels that know fresh columns: if the backend's do, the first use leaves the gradient undefined and all
+ * its columns fresh. A kernel overwrites the fresh ones of the columns that it writes and takes the mark off them; what is
+ * still fresh when something else wants the gradient is zeroed then.
+ */
+struct tensor *tape_grad_fresh(struct exec *ex, struct tensor *t);
+
 /* The gradient that has arrived at an output; NULL if none has. */
 static inline struct tensor *tape_arrived(const struct tensor *t)
 {

@@ -29,6 +29,11 @@ struct exec;
 struct backend;
 struct pool_block;
 
+/* Columns first .. end-1 of a gradient that hold nothing yet: kernels overwrite them (tape_grad_fresh). */
+struct fresh_columns {
+    int64_t first, end;
+};
+
 struct tensor {
     enum tensor_type type;
     int ndim;
@@ -45,6 +50,7 @@ struct tensor {
     /* Training (tensor/tape.h): whether a gradient is wanted, and the gradient once one has arrived (owned). */
     bool needs_grad;
     struct tensor *grad;
+    struct fresh_columns fresh; /* of a gradient */
 };
 
 /* Where ops run: the backend, the pool of buffers, the first error, and the tape while one records. */

@@ -187,6 +187,21 @@ static inline struct threefold gpu_normal(struct gpu *g, enum tensor_type type, 
     return t;
 }
 
+/* A gradient whose columns first .. end-1 hold nothing yet: zeros for the reference, NaN for the GPU, and marked there. */
+static inline struct threefold gpu_fresh(struct gpu *g, enum tensor_type type, int64_t first, int64_t end, int64_t n0,
+                                         int64_t n1, int64_t n2)
+{
+    struct threefold t = gpu_normal(g, type, 0, 1, n0, n1, n2, 0);
+    int64_t cols = tensor_cols(&t.at[HOST]), n = tensor_count(&t.at[HOST]);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int64_t i = 0; i < n; i++)
+            if (i % cols >= first && i % cols < end) f32(&t.at[HOST])[i] = pass == 0 ? NAN : 0;
+        if (pass == 0) gpu_spread(g, &t);
+    }
+    t.at[GPU].fresh = t.at[AGAIN].fresh = (struct fresh_columns){first, end};
+    return t;
+}
+
 /* Integers below n. */
 static inline struct threefold gpu_ids(struct gpu *g, int64_t count, int64_t n)
 {

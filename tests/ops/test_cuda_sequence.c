@@ -33,6 +33,12 @@ static struct threefold normal(struct gpu *g, enum tensor_type type, int64_t n0,
     return gpu_normal(g, type, 0, 1, n0, n1, n2, 0);
 }
 
+/* What a backward adds to, or overwrites. */
+static struct threefold gradient(struct gpu *g, enum tensor_type type, bool fresh, int64_t n0, int64_t n1, int64_t n2)
+{
+    return fresh ? gpu_fresh(g, type, 0, n2 ? n2 : n1, n0, n1, n2) : normal(g, type, n0, n1, n2);
+}
+
 /* A test's body runs for tensors of either type. */
 #define TEST(name)                                                                                                             \
     static void body_##name(struct gpu *g, enum tensor_type type);                                                             \
@@ -48,11 +54,11 @@ static struct threefold normal(struct gpu *g, enum tensor_type type, int64_t n0,
 
 /* ------------------------------------------------------------------------------------------------------- dense */
 
-static void check_linear(struct gpu *g, enum tensor_type type, int64_t M, int64_t K, int64_t N)
+static void check_linear(struct gpu *g, enum tensor_type type, int64_t M, int64_t K, int64_t N, bool fresh)
 {
     struct threefold x = normal(g, type, M, K, 0), w = weights(g, 0, 1, N, K, 0), bias = normal(g, T_F32, N, 0, 0);
     struct threefold y = gpu_blank(g, type, M, N, 0, 0), plain = gpu_blank(g, type, M, N, 0, 0), dy = normal(g, type, M, N, 0);
-    struct threefold dx = normal(g, type, M, K, 0), dw = normal(g, T_F32, N, K, 0), dbias = normal(g, T_F32, N, 0, 0);
+    struct threefold dx = gradient(g, type, fresh, M, K, 0), dw = normal(g, T_F32, N, K, 0), dbias = normal(g, T_F32, N, 0, 0);
     RUN_SIDES(g, linear, AT(x), AT(w), AT(bias), AT(y));
     expect_sides(g, "linear with bias", &y, type == T_BF16 ? TWICE : EXACT);
     RUN_SIDES(g, linear, AT(x), AT(w), NULL, AT(plain));
@@ -67,7 +73,7 @@ static void check_linear(struct gpu *g, enum tensor_type type, int64_t M, int64_
 TEST(linear)
 {
     static const int64_t shapes[][3] = {{1, 64, 48}, {3, 63, 65}, {40, 768, 129}, {256, 768, 200}, {300, 100, 64}};
-    for (int i = 0; i < 5; i++) check_linear(g, type, shapes[i][0], shapes[i][1], shapes[i][2]);
+    for (int i = 0; i < 5; i++) check_linear(g, type, shapes[i][0], shapes[i][1], shapes[i][2], i % 2 == 1);
 }
 
 /* Float32 activations while products are bf16, and a weight whose bf16 copy must follow the optimizer. */
@@ -179,9 +185,9 @@ TEST(values)
 
 /* ------------------------------------------------------------------------------------------------------- norms */
 
-/* Which optional inputs there are. */
+/* Which optional inputs there are; whether gradients are overwritten. */
 struct options {
-    bool h, gates, mod;
+    bool h, gates, mod, fresh;
 };
 
 static void check_residual(struct gpu *g, enum tensor_type type, int64_t B, int64_t T, int64_t d, struct options o)
@@ -195,8 +201,9 @@ static void check_residual(struct gpu *g, enum tensor_type type, int64_t B, int6
     expect_sides(g, "residual norm: y", &y, tolerance_of(type));
     expect_sides(g, "residual norm: sum", &sum, EXACT);
 
-    struct threefold dsum = normal(g, T_F32, B, T, d), dy = normal(g, type, B, T, d), dr = normal(g, T_F32, B, T, d);
-    struct threefold dh = normal(g, type, B, T, d), dgates = normal(g, T_F32, B, 3 * d, 0), dw = normal(g, T_F32, d, 0, 0);
+    struct threefold dsum = normal(g, T_F32, B, T, d), dy = normal(g, type, B, T, d);
+    struct threefold dr = gradient(g, T_F32, o.fresh, B, T, d), dh = gradient(g, type, o.fresh, B, T, d);
+    struct threefold dgates = normal(g, T_F32, B, 3 * d, 0), dw = normal(g, T_F32, d, 0, 0);
     struct threefold dmod = normal(g, T_F32, B, 3 * d, 0);
     gpu_spread(g, &sum); /* the reference's, so that differences are this op's own */
     RUN_SIDES(g, residual_rms_norm_modulate_backward, AT(sum), GIVEN(o.h, h), GIVEN(o.gates, gates), AT(w), GIVEN(o.mod, mod),
@@ -221,19 +228,22 @@ static void check_residual(struct gpu *g, enum tensor_type type, int64_t B, int6
 
 TEST(residual_norm)
 {
-    check_residual(g, type, 2, 16, 64, (struct options){true, true, true});
-    check_residual(g, type, 1, 40, 768, (struct options){true, false, true});
-    check_residual(g, type, 3, 300, 65, (struct options){true, true, true});
-    check_residual(g, type, 2, 256, 1536, (struct options){true, true, false});
-    check_residual(g, type, 1, 1, 768, (struct options){false, false, true});
-    check_residual(g, type, 5, 16, 100, (struct options){false, false, false});
+    check_residual(g, type, 2, 16, 64, (struct options){true, true, true, false});
+    check_residual(g, type, 1, 40, 768, (struct options){true, false, true, false});
+    check_residual(g, type, 3, 300, 65, (struct options){true, true, true, false});
+    check_residual(g, type, 2, 33, 768, (struct options){true, true, true, true});
+    check_residual(g, type, 2, 17, 65, (struct options){true, false, true, true});
+    check_residual(g, type, 2, 256, 1536, (struct options){true, true, false, false});
+    check_residual(g, type, 1, 1, 768, (struct options){false, false, true, false});
+    check_residual(g, type, 5, 16, 100, (struct options){false, false, false, false});
 }
 
-static void check_gated(struct gpu *g, enum tensor_type type, int64_t M, int64_t E, int64_t W)
+static void check_gated(struct gpu *g, enum tensor_type type, int64_t M, int64_t E, int64_t W, bool fresh)
 {
     struct threefold y = normal(g, type, M, E, 0), z = normal(g, type, M, W, 0), w = normal(g, T_F32, E, 0, 0);
-    struct threefold o = gpu_blank(g, type, M, E, 0, 0), up = normal(g, type, M, E, 0), dy = normal(g, type, M, E, 0);
-    struct threefold dz = normal(g, type, M, W, 0), dw = normal(g, T_F32, E, 0, 0);
+    struct threefold o = gpu_blank(g, type, M, E, 0, 0), up = normal(g, type, M, E, 0);
+    struct threefold dy = gradient(g, type, fresh, M, E, 0),
+                     dz = fresh ? gpu_fresh(g, type, 0, E, M, W, 0) : normal(g, type, M, W, 0), dw = normal(g, T_F32, E, 0, 0);
     RUN_SIDES(g, gated_rms_norm, AT(y), AT(z), AT(w), 1e-5f, AT(o));
     expect_sides(g, "gated norm", &o, tolerance_of(type));
     RUN_SIDES(g, gated_rms_norm_backward, AT(y), AT(z), AT(w), 1e-5f, AT(up), AT(dy), AT(dz), AT(dw));
@@ -245,9 +255,11 @@ static void check_gated(struct gpu *g, enum tensor_type type, int64_t M, int64_t
 
 TEST(gated_norm)
 {
-    check_gated(g, type, 1, 64, 64 + 96 + 1);
-    check_gated(g, type, 40, 1536, 3352);
-    check_gated(g, type, 300, 192, 3 * 129 + 10);
+    for (int fresh = 0; fresh < 2; fresh++) {
+        check_gated(g, type, 1, 64, 64 + 96 + 1, fresh);
+        check_gated(g, type, 40, 1536, 3352, fresh);
+        check_gated(g, type, 300, 192, 3 * 129 + 10, fresh);
+    }
 }
 
 /* ------------------------------------------------------------------------------------------------------- mixer */
@@ -262,12 +274,15 @@ static const struct mixer mixers[] = {
     {2, 256, 8, 128}, {1, 300, 2, 32}, {1, 256, 24, 128}, {2, 300, 1, 5},
 };
 
-static void check_convolution(struct gpu *g, enum tensor_type type, struct mixer n)
+/* `fresh`: 0, no columns of dx; 1, its own; 2, all, in the middle of which it stands */
+static void check_convolution(struct gpu *g, enum tensor_type type, struct mixer n, int fresh)
 {
     int64_t E = n.H * HEADDIM, C = E + 2 * n.S, W = E + C + n.H;
     struct threefold x = normal(g, type, n.B, n.T, W), w = normal(g, T_F32, C, 1, CONV_WIDTH), bias = normal(g, T_F32, C, 0, 0);
     struct threefold y = gpu_blank(g, type, n.B, n.T, C, 0), dy = normal(g, type, n.B, n.T, C),
-                     dx = normal(g, type, n.B, n.T, W);
+                     dx = fresh == 0   ? normal(g, type, n.B, n.T, W)
+                          : fresh == 1 ? gpu_fresh(g, type, E, E + C, n.B, n.T, W)
+                                       : gpu_fresh(g, type, 0, W, n.B, n.T, W);
     struct threefold dw = normal(g, T_F32, C, 1, CONV_WIDTH), dbias = normal(g, T_F32, C, 0, 0);
     RUN_SIDES(g, causal_conv1d_silu, AT(x), AT(w), AT(bias), AT(y));
     expect_sides(g, "convolution", &y, tolerance_of(type));
@@ -280,17 +295,18 @@ static void check_convolution(struct gpu *g, enum tensor_type type, struct mixer
 
 TEST(convolution)
 {
-    for (size_t i = 0; i < sizeof mixers / sizeof mixers[0]; i++) check_convolution(g, type, mixers[i]);
+    for (size_t i = 0; i < sizeof mixers / sizeof mixers[0]; i++) check_convolution(g, type, mixers[i], (int)i % 3);
 }
 
-static void check_ssd(struct gpu *g, enum tensor_type type, struct mixer n, double decay)
+static void check_ssd(struct gpu *g, enum tensor_type type, struct mixer n, double decay, bool fresh)
 {
     int64_t E = n.H * HEADDIM, C = E + 2 * n.S, W = E + C + n.H;
     double loose = type == T_BF16 ? LOOSE : EXACT, sums = type == T_BF16 ? 1e-3 : 1e-4;
     struct threefold xbc = normal(g, type, n.B, n.T, C), z = gpu_normal(g, type, -1, 1, n.B, n.T, W, 0);
     struct threefold A_log = gpu_normal(g, T_F32, decay, 0.5, n.H, 0, 0, 0), dt_bias = normal(g, T_F32, n.H, 0, 0);
     struct threefold D = normal(g, T_F32, n.H, 0, 0), y = gpu_blank(g, type, n.B, n.T, E, 0), dy = normal(g, type, n.B, n.T, E);
-    struct threefold dxbc = normal(g, type, n.B, n.T, C), dz = normal(g, type, n.B, n.T, W),
+    struct threefold dxbc = gradient(g, type, fresh, n.B, n.T, C),
+                     dz = fresh ? gpu_fresh(g, type, W - n.H, W, n.B, n.T, W) : normal(g, type, n.B, n.T, W),
                      dA_log = normal(g, T_F32, n.H, 0, 0);
     struct threefold ddt_bias = normal(g, T_F32, n.H, 0, 0), dD = normal(g, T_F32, n.H, 0, 0);
     RUN_SIDES(g, ssd, AT(xbc), AT(z), AT(A_log), AT(dt_bias), AT(D), AT(y));
@@ -308,8 +324,8 @@ static void check_ssd(struct gpu *g, enum tensor_type type, struct mixer n, doub
 TEST(ssd)
 {
     for (size_t i = 0; i < sizeof mixers / sizeof mixers[0]; i++) {
-        check_ssd(g, type, mixers[i], -3); /* what was long ago still counts */
-        check_ssd(g, type, mixers[i], 1);  /* it is soon forgotten */
+        check_ssd(g, type, mixers[i], -3, false); /* what was long ago still counts */
+        check_ssd(g, type, mixers[i], 1, true);   /* it is soon forgotten */
     }
 }
 

@@ -76,6 +76,31 @@ static void passed_on(void **state)
     close_bench(&b);
 }
 
+/* On a backend that overwrites: fresh columns wait for a kernel that knows them; for any other op they become zeros. */
+static void fresh_gradients(void **state)
+{
+    (void)state;
+    struct bench b;
+    open_bench(&b);
+    struct tensor *x = counted(&b, SHAPE(3, 4), true), *grad = tape_grad_fresh(&b.ex, x);
+    assert_int_equal(grad->fresh.end, 0); /* this one does not */
+    tensor_clear_grad(x);
+    b.ex.backend->overwrites = true;
+    grad = tape_grad_fresh(&b.ex, x);
+    assert_int_equal(grad->fresh.first, 0);
+    assert_int_equal(grad->fresh.end, 4);
+    for (int i = 0; i < 12; i++) f32(grad)[i] = 7;
+    grad->fresh.first = 1; /* a kernel has written the first column */
+    assert_ptr_equal(tape_grad_fresh(&b.ex, x), grad);
+    assert_ptr_equal(tape_grad(&b.ex, x), grad);
+    assert_int_equal(grad->fresh.first, grad->fresh.end);
+    for (int i = 0; i < 12; i++) assert_true(f32(grad)[i] == (i % 4 == 0 ? 7.0f : 0.0f));
+    b.ex.backend->overwrites = false;
+    tensor_clear_grad(x);
+    tensor_drop(x);
+    close_bench(&b);
+}
+
 /* Parameters keep their gradient, and a second backward adds to it; without a tape nothing is recorded. */
 static void gradients_stay(void **state)
 {
@@ -180,7 +205,8 @@ static void head_in_blocks(void **state)
     tensor_clear_grad(w);
     struct tensor *fused = op_linear_cross_entropy(&b.ex, x, w, target);
     assert_ok(b.ctx, tape_backward(&b.tape, fused, 0.25f));
-    for (int i = 0; i < M; i++) assert_true(f32(fused)[i] == f32(parts)[i]);
+    /* products of other numbers of rows may sum in another order */
+    for (int i = 0; i < M; i++) assert_true(fabsf(f32(fused)[i] - f32(parts)[i]) <= 1e-6f * f32(parts)[i]);
     for (int i = 0; i < M * K; i++) assert_true(fabsf(f32(x->grad)[i] - f32(want_dx)[i]) <= 1e-6f);
     for (int i = 0; i < V * K; i++) assert_true(fabsf(f32(w->grad)[i] - f32(want_dw)[i]) <= 1e-5f); /* sums of 2500 */
     struct tensor *done[] = {x, w, target, logits, parts, want_dx, want_dw, fused};
@@ -191,9 +217,9 @@ static void head_in_blocks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sums_of_uses),   cmocka_unit_test(passed_on),         cmocka_unit_test(gradients_stay),
-        cmocka_unit_test(layouts),        cmocka_unit_test(stopped_gradients), cmocka_unit_test(abandoned),
-        cmocka_unit_test(head_in_blocks),
+        cmocka_unit_test(sums_of_uses),   cmocka_unit_test(passed_on),      cmocka_unit_test(fresh_gradients),
+        cmocka_unit_test(gradients_stay), cmocka_unit_test(layouts),        cmocka_unit_test(stopped_gradients),
+        cmocka_unit_test(abandoned),      cmocka_unit_test(head_in_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

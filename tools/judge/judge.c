@@ -5,6 +5,7 @@
  *     aim-judge score judge.safetensors SAMPLES      how often samples are taken for their class; SAMPLES is an .npz with
  *                                                    arr_0 and arr_1 as 'aim generate -o x.npz' writes it, or class folders
  *     aim-judge nearest SAMPLES.npz DATA -o x.png    samples, and to the right of each the training pictures most like it
+ *     aim-judge sheet A.npz B.npz ... -o x.png       the first ten pictures of each, a row a file
  */
 #include <math.h>
 #include <stdio.h>
@@ -14,16 +15,18 @@
 #include "network.h"
 #include "nearest.h"
 #include "samples.h"
+#include "sheet.h"
 #include "tensor/tape.h"
 #include "train/loader.h"
 
-enum { BATCH = 64, STEPS = 1200, THREADS = 2, REPORT = 100 };
+enum { BATCH = 64, STEPS = 1200, THREADS = 2, REPORT = 100, SHEET_COLUMNS = 10 };
 
 static int usage(void)
 {
     fputs("usage: aim-judge train DATA -o FILE.safetensors\n"
           "       aim-judge score FILE.safetensors SAMPLES.npz|FOLDER\n"
-          "       aim-judge nearest SAMPLES.npz DATA -o FILE.png\n",
+          "       aim-judge nearest SAMPLES.npz DATA -o FILE.png\n"
+          "       aim-judge sheet SAMPLES.npz ... -o FILE.png\n",
           stderr);
     return 2;
 }
@@ -263,12 +266,14 @@ int main(int argc, char **argv)
     const char *verb = argc > 1 ? argv[1] : "";
     bool writes = argc > 3 && strcmp(argv[argc - 2], "-o") == 0;
     bool fits = (strcmp(verb, "train") == 0 && argc == 5 && writes) || (strcmp(verb, "score") == 0 && argc == 4) ||
-                (strcmp(verb, "nearest") == 0 && argc == 6 && writes);
+                (strcmp(verb, "nearest") == 0 && argc == 6 && writes) || (strcmp(verb, "sheet") == 0 && argc >= 5 && writes);
     if (!fits) return usage();
     aim_context *ctx;
     aim_status status = aim_context_create(NULL, &ctx);
     if (status == AIM_OK && verb[0] == 't') status = train(ctx, argv[2], argv[4]);
-    if (status == AIM_OK && verb[0] == 's') status = score(ctx, argv[2], argv[3]);
+    if (status == AIM_OK && strcmp(verb, "score") == 0) status = score(ctx, argv[2], argv[3]);
+    if (status == AIM_OK && strcmp(verb, "sheet") == 0)
+        status = sheet_of_samples(ctx, (const char *const *)argv + 2, argc - 4, SHEET_COLUMNS, argv[argc - 1]);
     if (status == AIM_OK && verb[0] == 'n') status = nearest(ctx, argv[2], argv[3], argv[5]);
     if (status != AIM_OK) fprintf(stderr, "aim-judge: %s\n", aim_last_error(ctx));
     aim_context_free(ctx);

@@ -2,11 +2,11 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "samples.h"
+#include "sheet.h"
 
-enum { SIDE = 32, VALUES = 3 * SIDE * SIDE, ROWS = 8, NEAR = 4, BATCH = 64, TILE = 128, GAP = 4 };
+enum { SIDE = 32, VALUES = 3 * SIDE * SIDE, ROWS = 8, NEAR = 4, BATCH = 64 };
 
 /* The nearest pictures of one sample, best first. */
 struct neighbours {
@@ -52,26 +52,13 @@ static aim_status search(aim_context *ctx, const struct dataset *data, const flo
     return status;
 }
 
-/* Puts a picture, scaled to a tile, into row r and column c of the sheet. */
-static aim_status place(aim_context *ctx, const aim_image *picture, aim_image *sheet, int r, int c)
-{
-    aim_image tile;
-    TRY(aim_image_center_crop(ctx, picture, TILE, &tile));
-    int left = GAP + c * (TILE + GAP) + (c ? GAP : 0), top = GAP + r * (TILE + GAP);
-    for (int y = 0; y < TILE; y++)
-        memcpy(sheet->rgb + ((size_t)(top + y) * (size_t)sheet->width + (size_t)left) * 3, tile.rgb + (size_t)y * TILE * 3,
-               (size_t)TILE * 3);
-    aim_image_free(&tile);
-    return AIM_OK;
-}
-
 static aim_status place_file(aim_context *ctx, const struct dataset *data, int64_t index, aim_image *sheet, int r, int c)
 {
     if (index < 0) return AIM_OK;
     char *path = dataset_path(data, ctx, index);
     aim_image picture = {0};
     aim_status status = path ? aim_image_read(ctx, path, &picture) : AIM_ERR_MEMORY;
-    if (status == AIM_OK) status = place(ctx, &picture, sheet, r, c);
+    if (status == AIM_OK) status = sheet_place(ctx, &picture, sheet, r, c);
     aim_image_free(&picture);
     mem_free(path);
     return status;
@@ -80,12 +67,11 @@ static aim_status place_file(aim_context *ctx, const struct dataset *data, int64
 static aim_status draw(aim_context *ctx, const struct samples *samples, const struct dataset *data,
                        const struct neighbours *found, int rows, aim_image *sheet)
 {
-    TRY(aim_image_create(ctx, GAP * (NEAR + 3) + TILE * (NEAR + 1), GAP + rows * (TILE + GAP), sheet));
-    memset(sheet->rgb, 255, (size_t)sheet->width * (size_t)sheet->height * 3);
+    TRY(sheet_create(ctx, rows, NEAR + 1, sheet));
     for (int r = 0; r < rows; r++) {
         aim_image picture;
         TRY(samples_picture(samples, r, &picture));
-        aim_status status = place(ctx, &picture, sheet, r, 0);
+        aim_status status = sheet_place(ctx, &picture, sheet, r, 0);
         aim_image_free(&picture);
         TRY(status);
         for (int k = 0; k < NEAR; k++) TRY(place_file(ctx, data, found[r].index[k], sheet, r, k + 1));
