@@ -3,9 +3,6 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-# What `make demo` paints with.
-DEMO_MODEL = tests/data/tiny-group
-
 # Pictures of each class that `make data` draws.
 COUNT ?= 1000
 
@@ -23,14 +20,14 @@ build: ## install what is missing, then build the program: build/aim
 	cmake --preset release --log-level=WARNING
 	cmake --build --preset release -j $(JOBS)
 
-demo: build ## build, then paint a grid of pictures: demo.png
-	build/aim generate -m $(DEMO_MODEL) -n 20 -o demo.png
+demo: build ## build, then paint a picture of every class: demo.png
+	build/aim generate -n 20 --captions --cfg 2 -o demo.png
 	@echo
-	@echo "The pictures are in $(CURDIR)/demo.png. They are noise: the model in $(DEMO_MODEL) is the tests',"
-	@echo "tiny and of random weights, until a trained one comes with the source. With published weights, a folder that"
-	@echo "holds config.json and model.safetensors, or a stage-2 file and a tokenizer:"
+	@echo "The pictures are in $(CURDIR)/demo.png. What to try next:"
+	@echo "    build/aim generate -c castle -o castle.png"
+	@echo "    build/aim generate -c cat,fish -n 16 --cfg 4 --seed 7 -o grid.png"
+	@echo "With published weights, in a folder that holds config.json and model.safetensors:"
 	@echo "    build/aim generate -m FOLDER -c 207 -n 4 -o dogs.png"
-	@echo "    build/aim generate -m aim_b.bin --tokenizer vq_f16.pt -c 207 -n 4 -o dogs.png"
 
 data: ## draw a data set of 20 classes: build/drawings (COUNT=1000 pictures of each)
 	@tools/deps.sh build data

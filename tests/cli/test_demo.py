@@ -1,0 +1,43 @@
+"""The model that comes with the program, from end to end: it is found without options, and its numbers stay what they were."""
+
+import hashlib
+import os
+
+from support import DATA, SANITIZED, Case, main, read_png
+
+CODES = ["--codes", os.path.join(DATA, "demo", "codes.npy"), "--labels", os.path.join(DATA, "demo", "labels.npy")]
+
+
+class Demo(Case):
+    def nll(self, *args):
+        name, value = self.succeed("score", *CODES, *args).split()
+        self.assertEqual(name, "nll")
+        return float(value)
+
+    def test_found_without_options(self):
+        self.succeed("generate", "-c", "castle", "-o", "x.png", "--cfg", "1")
+        self.assertEqual(read_png(self.path("x.png"))[:2], (256, 256))
+
+    def test_codes(self):
+        """The same in every tier: no logits of these pictures are closer than rounding."""
+        self.succeed("generate", "-c", "castle,cat", "--seed", "7", "--cfg", "2", "--weights", "f32", "--codes-out", "codes.npy")
+        with open(self.path("codes.npy"), "rb") as f:
+            self.assertEqual(hashlib.sha256(f.read()).hexdigest(),
+                             "326fd46a491d405911960cfbf00cd908b3d837397ac5513b80cac8eb7c21fd2c")
+
+    def test_likelihood(self):
+        """One held-out drawing of each class (docs/demo.md): near the 2.82 of all of them, and worse a position further."""
+        self.assertAlmostEqual(self.nll(), 2.823230, delta=1e-4)
+        self.assertAlmostEqual(self.nll("--pos-offset", "1"), 3.391696, delta=1e-4)
+
+    def test_grid(self):
+        if SANITIZED:
+            self.skipTest("takes minutes with the sanitizers; the parts are tested on smaller models")
+        self.succeed("generate", "-n", "20", "--captions", "-o", "demo.png")
+        width, height, rgb = read_png(self.path("demo.png"))
+        self.assertEqual((width, height), (5 * 260 - 4, 4 * 280 - 4))
+        self.assertGreater(len(set(rgb)), 200)
+
+
+if __name__ == "__main__":
+    main()
