@@ -1,6 +1,7 @@
 #include "cli/progress.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,25 +10,42 @@
 #include <unistd.h>
 
 static volatile sig_atomic_t stop_signal;
+static sigset_t awaited;
 
-static void on_signal(int number)
+/*
+ * Signals are taken by a thread that waits for them and never by a handler: a handler's frame is written below the stack
+ * pointer of the thread that it interrupts, and in the midst of oneDNN's products that register may point into a block of
+ * memory.
+ */
+static void *wait_for_signals(void *unused)
 {
-    if (stop_signal) { /* the work does not stop by itself: the second time the default action ends the process */
-        signal(number, SIG_DFL);
-        raise(number);
-        return;
+    int number;
+    (void)unused;
+    for (;;) {
+        if (sigwait(&awaited, &number) != 0) continue;
+        if (stop_signal) break;
+        stop_signal = number;
     }
-    stop_signal = number;
+    signal(number, SIG_DFL); /* the work does not stop by itself: the second time the default action ends the process */
+    pthread_sigmask(SIG_UNBLOCK, &awaited, NULL);
+    raise(number);
+    return NULL;
 }
 
 void progress_catch_signals(void)
 {
     const int numbers[] = {SIGINT, SIGTERM};
+    pthread_t thread;
+    sigemptyset(&awaited);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        struct sigaction old, action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-        sigemptyset(&action.sa_mask);
-        if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN) sigaction(numbers[i], &action, NULL);
+        struct sigaction old;
+        if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN) sigaddset(&awaited, numbers[i]);
     }
+    pthread_sigmask(SIG_BLOCK, &awaited, NULL); /* threads that start later inherit it */
+    if (pthread_create(&thread, NULL, wait_for_signals, NULL) == 0)
+        pthread_detach(thread);
+    else
+        pthread_sigmask(SIG_UNBLOCK, &awaited, NULL); /* then a signal ends the process as it does any other */
     signal(SIGPIPE, SIG_IGN); /* a closed pipe and a file at its limit are errors of the write, reported like any other */
     signal(SIGXFSZ, SIG_IGN);
 }
