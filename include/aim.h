@@ -123,8 +123,7 @@ AIM_API aim_model_options aim_model_defaults(const char *path);
 /* The model may hold stage 2, the tokenizer, or both; calls that need a missing part say so. Free with aim_model_free. */
 AIM_API aim_status aim_model_load(aim_context *ctx, const aim_model_options *options, aim_model **model);
 
-/* A new model with the paper's initialisation (both stages): preset "AiM-B", "AiM-L", "AiM-XL", "AiM-1B" or "tiny". Weights
- * depend on (preset, seed) alone. */
+/* A new model, initialised as in the paper, from preset ("AiM-B", "AiM-L", "AiM-XL", "AiM-1B", "tiny") and seed alone. */
 AIM_API aim_status aim_model_init(aim_context *ctx, const char *preset, uint64_t seed, aim_model **model);
 
 /* Writes the official hub format (config.json, model.safetensors) into `directory`, made if it does not exist. */
@@ -243,9 +242,8 @@ AIM_API aim_status aim_decode(aim_model *model, const int64_t *codes, int64_t co
 /* Called once per picture, in order; logits (num_tokens, vocab_size), valid during the call. Nonzero stops. */
 typedef int (*aim_logits_fn)(void *user, int64_t index, const float *logits);
 
-/* Teacher-forced: the mean negative log-likelihood, in nats per token, of codes (count, num_tokens) given labels (count), the
- * parallel form of the network with the model's position offset. A label equal to num_classes is the null class. logits may
- * be NULL. */
+/* Teacher-forced: the mean negative log-likelihood, in nats per token, of codes (count, num_tokens) given labels (count), in
+ * the parallel form with the model's position offset. A label of num_classes is the null class. logits may be NULL. */
 AIM_API aim_status aim_score(aim_model *model, const int64_t *codes, const int64_t *labels, int64_t count, double *nll,
                              aim_logits_fn logits, void *user);
 
