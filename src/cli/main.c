@@ -59,7 +59,7 @@ static int dispatch(struct cli *cli, int argc, char **argv)
     int words = 1;
     cli->command = find_command(argc, argv, &words);
     if (cli->command) return run_command(cli, argc - 1 - words, argv + 1 + words);
-    if (strcmp(argv[1], "train") == 0) return cli_usage(cli, "train what? 'aim train ar' is there");
+    if (strcmp(argv[1], "train") == 0) return cli_usage(cli, "train what? 'aim train tokenizer' and 'aim train ar' are there");
     const char *near = command_suggest(argv[1]);
     if (near) return cli_usage(cli, "unknown command '%s'; did you mean '%s'?", argv[1], near);
     return cli_usage(cli, "unknown command '%s'", argv[1]);
