@@ -25,8 +25,9 @@ static double sum_squared_gaps(const float *a, const float *b, int64_t n)
     return sum;
 }
 
-aim_status KERNEL(mean_square)(struct backend *be, const struct tensor *a, const struct tensor *b, float weight,
-                               struct tensor *loss)
+/* loss = weight / n times what sum_of gives, chunk by chunk. */
+static aim_status mean_gap(struct backend *be, const struct tensor *a, const struct tensor *b, float weight,
+                           double (*sum_of)(const float *a, const float *b, int64_t n), struct tensor *loss)
 {
     int64_t n = tensor_count(a), chunks = (n + CHUNK - 1) / CHUNK;
     double *sums = mem_array(be->ctx, (size_t)chunks, sizeof(double), MEM_ACTIVATIONS), sum = 0;
@@ -34,12 +35,18 @@ aim_status KERNEL(mean_square)(struct backend *be, const struct tensor *a, const
 #pragma omp parallel for num_threads(be->threads) schedule(static) if (n > SMALL)
     for (int64_t c = 0; c < chunks; c++) {
         int64_t from = c * CHUNK, count = n - from < CHUNK ? n - from : CHUNK;
-        sums[c] = sum_squared_gaps(f32(a) + from, f32(b) + from, count);
+        sums[c] = sum_of(f32(a) + from, f32(b) + from, count);
     }
     for (int64_t c = 0; c < chunks; c++) sum += sums[c];
     f32(loss)[0] = (float)((double)weight * sum / (double)n);
     mem_free(sums);
     return AIM_OK;
+}
+
+aim_status KERNEL(mean_square)(struct backend *be, const struct tensor *a, const struct tensor *b, float weight,
+                               struct tensor *loss)
+{
+    return mean_gap(be, a, b, weight, sum_squared_gaps, loss);
 }
 
 aim_status KERNEL(mean_square_backward)(struct backend *be, const struct tensor *a, const struct tensor *b, float weight,
@@ -68,18 +75,7 @@ static double sum_gaps(const float *a, const float *b, int64_t n)
 aim_status KERNEL(mean_absolute)(struct backend *be, const struct tensor *a, const struct tensor *b, float weight,
                                  struct tensor *loss)
 {
-    int64_t n = tensor_count(a), chunks = (n + CHUNK - 1) / CHUNK;
-    double *sums = mem_array(be->ctx, (size_t)chunks, sizeof(double), MEM_ACTIVATIONS), sum = 0;
-    if (!sums) return AIM_ERR_MEMORY;
-#pragma omp parallel for num_threads(be->threads) schedule(static) if (n > SMALL)
-    for (int64_t c = 0; c < chunks; c++) {
-        int64_t from = c * CHUNK, count = n - from < CHUNK ? n - from : CHUNK;
-        sums[c] = sum_gaps(f32(a) + from, f32(b) + from, count);
-    }
-    for (int64_t c = 0; c < chunks; c++) sum += sums[c];
-    f32(loss)[0] = (float)((double)weight * sum / (double)n);
-    mem_free(sums);
-    return AIM_OK;
+    return mean_gap(be, a, b, weight, sum_gaps, loss);
 }
 
 aim_status KERNEL(mean_absolute_backward)(struct backend *be, const struct tensor *a, const struct tensor *b, float weight,
