@@ -241,13 +241,19 @@ static struct tensor *own_f32(const struct params *p, const struct param *row, c
     return NULL;
 }
 
+/* The same; borrowed where the values lie in the file and the backend can read them there. */
+static struct tensor *plain_f32(const struct params *p, const struct param *row, const float *values, const float *made)
+{
+    bool lies_there = values && !made && p->ctx->backend->memory.host;
+    return lies_there ? tensor_borrow(p->ctx, T_F32, row->ndim, row->shape, values) : own_f32(p, row, values);
+}
+
 struct tensor *params_f32(const struct params *p, const struct param *row)
 {
     if (!row) return NULL;
     float *made;
     const float *values = host_f32(p, row, &made);
-    bool lies_there = values && !made && p->ctx->backend->memory.host;
-    struct tensor *t = lies_there ? tensor_borrow(p->ctx, T_F32, row->ndim, row->shape, values) : own_f32(p, row, values);
+    struct tensor *t = plain_f32(p, row, values, made);
     mem_free(made);
     return t;
 }
@@ -288,8 +294,8 @@ struct tensor *params_packed(const struct params *p, const struct param *row, bo
         float *made;
         const float *values = host_f32(p, row, &made);
         exact = if_exact && values && is_bf16_exact(values, (int64_t)tensor_entry_elements(e));
+        plain = plain_f32(p, row, values, made);
         mem_free(made);
-        plain = params_f32(p, row);
     }
     if (!plain) return NULL;
     struct tensor *packed = tensor_new_weight(p->ctx, to_bf16 || exact ? T_BF16_PACKED : T_F32_PACKED, row->ndim, row->shape);
