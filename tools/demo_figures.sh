@@ -23,11 +23,9 @@ for k in 50 200; do paint "top-k-$k" --cfg 2 --top-k $k; done
 paint top-p-0.9 --cfg 2 --top-p 0.9
 for t in 0.7 1.2; do paint "temperature-$t" --cfg 2 --temperature $t; done
 paint pos-offset-1 --cfg 2 --pos-offset 1
-cd "$work/figures"
-here=$OLDPWD
-case $JUDGE in /*) ;; *) JUDGE=$here/$JUDGE ;; esac
-case $out in /*) ;; *) out=$here/$out ;; esac
-"$JUDGE" sheet cfg-1.npz cfg-1.5.npz cfg-2.npz cfg-4.npz cfg-7.npz -o "$out/guidance.png"
-"$JUDGE" sheet top-k-50.npz top-k-200.npz top-p-0.9.npz temperature-0.7.npz temperature-1.2.npz -o "$out/sampling.png"
-"$JUDGE" sheet cfg-2.npz pos-offset-1.npz -o "$out/offset.png"
-"$JUDGE" nearest cfg-2.npz "../drawings" -o "$out/nearest.png"
+f=$work/figures
+"$JUDGE" sheet "$f/cfg-1.npz" "$f/cfg-1.5.npz" "$f/cfg-2.npz" "$f/cfg-4.npz" "$f/cfg-7.npz" -o "$out/guidance.png"
+"$JUDGE" sheet "$f/top-k-50.npz" "$f/top-k-200.npz" "$f/top-p-0.9.npz" "$f/temperature-0.7.npz" "$f/temperature-1.2.npz" \
+    -o "$out/sampling.png"
+"$JUDGE" sheet "$f/cfg-2.npz" "$f/pos-offset-1.npz" -o "$out/offset.png"
+"$JUDGE" nearest "$f/cfg-2.npz" "$work/drawings" -o "$out/nearest.png"
