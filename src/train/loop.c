@@ -66,10 +66,17 @@ aim_status loop_open(struct loop *l, const struct option_field *const *tables)
     return status;
 }
 
-aim_status loop_restore(struct loop *l, const struct tensor_file *file)
+aim_status loop_restore(struct loop *l)
 {
-    TRY(checkpoint_integer(l->ctx, file, l->run.restored, "step", &l->step));
-    return checkpoint_integer(l->ctx, file, l->run.restored, "stage", &l->phase);
+    const char *path = l->run.restored;
+    struct tensor_file file;
+    if (!path) return AIM_OK;
+    TRY(tensor_file_open(l->ctx, path, &file));
+    aim_status status = l->stage->load(l->trainer, &file, path);
+    if (status == AIM_OK) status = checkpoint_integer(l->ctx, &file, path, "step", &l->step);
+    if (status == AIM_OK) status = checkpoint_integer(l->ctx, &file, path, "stage", &l->phase);
+    tensor_file_close(&file);
+    return status;
 }
 
 void loop_close(struct loop *l)
@@ -93,10 +100,21 @@ static aim_status write_checkpoint(struct loop *l)
     return status;
 }
 
+static aim_status save_model(struct loop *l)
+{
+    aim_model *model = NULL;
+    char *folder = run_path(&l->run, LOOP_MODEL);
+    aim_status status = folder ? l->stage->snapshot(l->trainer, &model) : AIM_ERR_MEMORY;
+    if (status == AIM_OK) status = aim_model_save(model, folder);
+    l->stage->snapshot_end(l->trainer);
+    mem_free(folder);
+    return status;
+}
+
 /* The model first: a checkpoint takes its sizes and classes from the model beside it. */
 static aim_status save(struct loop *l)
 {
-    TRY(l->stage->save_model(l->trainer));
+    TRY(save_model(l));
     TRY(write_checkpoint(l));
     return run_draw(&l->run, l->stage->panels, l->stage->panel_count);
 }

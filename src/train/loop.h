@@ -17,8 +17,10 @@ struct loop_stage {
     aim_status (*step)(void *trainer);     /* takes step loop->step, logs it as loop->step + 1, sets loop->loss */
     aim_status (*evaluate)(void *trainer); /* on held-out data */
     aim_status (*paint)(void *trainer);    /* samples */
-    aim_status (*save_model)(void *trainer);
+    aim_status (*snapshot)(void *trainer, aim_model **model); /* the model as it is given out; ended in every case */
+    void (*snapshot_end)(void *trainer);
     aim_status (*state)(void *trainer, struct checkpoint *list); /* appends what a checkpoint needs beside the step */
+    aim_status (*load)(void *trainer, const struct tensor_file *file, const char *path); /* and takes it back */
     const struct curve_panel *panels;
     size_t panel_count;
 };
@@ -53,8 +55,8 @@ aim_status loop_recall(struct loop *l, const struct option_field *const *tables)
 /* Makes the folder of a new run, and notes its options there; nothing for a run that goes on. */
 aim_status loop_open(struct loop *l, const struct option_field *const *tables);
 
-/* Sets loop->step from the checkpoint that a run goes on from; its file is open. */
-aim_status loop_restore(struct loop *l, const struct tensor_file *file);
+/* Takes state and step from the checkpoint that a run goes on from; nothing when there is none. */
+aim_status loop_restore(struct loop *l);
 
 /* The steps that are left, with evaluations, samples and checkpoints as the options want them. A wish of the progress
  * callback to stop leaves a checkpoint. */

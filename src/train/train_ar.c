@@ -121,31 +121,19 @@ static aim_status configure(struct training *x)
     return adopt_tokenizer(t);
 }
 
-static aim_status restore(struct training *x)
-{
-    struct ar_trainer *t = &x->t;
-    struct tensor_file file;
-    const char *path = x->loop.run.restored;
-    if (!path) return AIM_OK;
-    TRY(tensor_file_open(t->ctx, path, &file));
-    aim_status status = optimizer_load(&t->optimizer, &file, path);
-    if (status == AIM_OK) status = guard_load(t->ctx, &t->guard, &file, path);
-    if (status == AIM_OK) status = loop_restore(&x->loop, &file);
-    tensor_file_close(&file);
-    return status;
-}
-
 /* ------------------------------------------------------------------------------------------- along the way */
 
-static aim_status save_model(void *trainer)
+static aim_status snapshot(void *trainer, aim_model **model)
 {
     struct training *x = trainer;
-    char *folder = run_path(&x->loop.run, LOOP_MODEL);
-    aim_status status = folder ? ar_trainer_snapshot(&x->t) : AIM_ERR_MEMORY;
-    if (status == AIM_OK) status = aim_model_save(x->t.model, folder);
+    *model = x->t.model;
+    return ar_trainer_snapshot(&x->t);
+}
+
+static void snapshot_end(void *trainer)
+{
+    struct training *x = trainer;
     ar_trainer_snapshot_end(&x->t);
-    mem_free(folder);
-    return status;
 }
 
 static aim_status state(void *trainer, struct checkpoint *list)
@@ -153,6 +141,13 @@ static aim_status state(void *trainer, struct checkpoint *list)
     struct training *x = trainer;
     TRY(optimizer_save(&x->t.optimizer, list));
     return guard_save(&x->t.guard, list);
+}
+
+static aim_status load(void *trainer, const struct tensor_file *file, const char *path)
+{
+    struct training *x = trainer;
+    TRY(optimizer_load(&x->t.optimizer, file, path));
+    return guard_load(x->t.ctx, &x->t.guard, file, path);
 }
 
 static aim_status evaluate(void *trainer)
@@ -221,7 +216,7 @@ static aim_status take_step(void *trainer)
 
 static const struct curve_panel panels[] = {{{"loss", "nll", "nll_null"}, true}, {{"lr"}, false}, {{"grad_norm"}, true}};
 static const struct loop_stage stage = {
-    take_step, evaluate, paint, save_model, state, panels, sizeof panels / sizeof panels[0]};
+    take_step, evaluate, paint, snapshot, snapshot_end, state, load, panels, sizeof panels / sizeof panels[0]};
 
 static aim_status train(struct training *x)
 {
@@ -229,7 +224,7 @@ static aim_status train(struct training *x)
     TRY(ar_start_weights(t->model, &t->o, t->source));
     TRY(ar_trainer_build(t));
     TRY(loop_open(&x->loop, tables));
-    TRY(restore(x));
+    TRY(loop_restore(&x->loop));
     TRY(ar_data_start(&t->data, x->loop.step, t->model->config.ar.vocab_size));
     x->loop.steps = t->steps;
     return loop_run(&x->loop);

@@ -135,37 +135,31 @@ static aim_status configure(struct training *x)
     return AIM_OK;
 }
 
-/* The codebook, or all of the state. */
-static aim_status restore(struct training *x)
-{
-    struct vq_trainer *t = &x->t;
-    struct tensor_file file;
-    const char *path = x->loop.run.restored;
-    if (!path) return vq_trainer_start_codebook(t);
-    TRY(tensor_file_open(t->ctx, path, &file));
-    aim_status status = vq_trainer_load(t, &file, path);
-    if (status == AIM_OK) status = loop_restore(&x->loop, &file);
-    tensor_file_close(&file);
-    return status;
-}
-
 /* ------------------------------------------------------------------------------------------- along the way */
 
-static aim_status save_model(void *trainer)
+static aim_status snapshot(void *trainer, aim_model **model)
 {
     struct training *x = trainer;
-    char *folder = run_path(&x->loop.run, LOOP_MODEL);
-    aim_status status = folder ? vq_trainer_snapshot(&x->t) : AIM_ERR_MEMORY;
-    if (status == AIM_OK) status = aim_model_save(x->t.model, folder);
+    *model = x->t.model;
+    return vq_trainer_snapshot(&x->t);
+}
+
+static void snapshot_end(void *trainer)
+{
+    struct training *x = trainer;
     vq_trainer_snapshot_end(&x->t);
-    mem_free(folder);
-    return status;
 }
 
 static aim_status state(void *trainer, struct checkpoint *list)
 {
     struct training *x = trainer;
     return vq_trainer_save(&x->t, list);
+}
+
+static aim_status load(void *trainer, const struct tensor_file *file, const char *path)
+{
+    struct training *x = trainer;
+    return vq_trainer_load(&x->t, file, path);
 }
 
 /* Of held-out pictures, if there are any, and of the codes chosen in training. */
@@ -262,7 +256,7 @@ static const struct curve_panel panels[] = {{{"loss", "l2", "perceptual", "discr
                                             {{"lr"}, false},
                                             {{"grad_norm"}, true}};
 static const struct loop_stage stage = {
-    take_step, evaluate, paint, save_model, state, panels, sizeof panels / sizeof panels[0]};
+    take_step, evaluate, paint, snapshot, snapshot_end, state, load, panels, sizeof panels / sizeof panels[0]};
 
 /* -------------------------------------------------------------------------------------------------- all of it */
 
@@ -272,7 +266,7 @@ static aim_status train(struct training *x)
     TRY(vq_start_weights(t->model, &t->o, t->source));
     TRY(vq_trainer_build(t));
     TRY(loop_open(&x->loop, tables));
-    TRY(restore(x));
+    TRY(x->loop.run.restored ? loop_restore(&x->loop) : vq_trainer_start_codebook(&x->t));
     TRY(vq_trainer_start_data(t, x->loop.step));
     return loop_run(&x->loop);
 }
