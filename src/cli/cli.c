@@ -61,7 +61,7 @@ double cli_elapsed(const struct cli *cli)
     return progress_now() - cli->started;
 }
 
-/* "<folder of the program>/../<relative>" when that is a folder. */
+/* "<folder of the program>/<relative>" when that is a folder. */
 static bool beside_program(const char *relative, char *out, size_t size)
 {
     char self[PATH_MAX];
@@ -71,7 +71,7 @@ static bool beside_program(const char *relative, char *out, size_t size)
     self[length] = '\0';
     char *slash = strrchr(self, '/');
     if (slash) *slash = '\0';
-    int wrote = snprintf(out, size, "%s/../%s", self, relative);
+    int wrote = snprintf(out, size, "%s/%s", self, relative);
     return wrote > 0 && (size_t)wrote < size && stat(out, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
@@ -79,8 +79,12 @@ static const char *default_model(char *buffer, size_t size)
 {
     const char *from_environment = getenv("AIM_MODEL");
     if (from_environment && *from_environment) return from_environment;
-    if (beside_program("models/demo", buffer, size)) return buffer;
-    if (beside_program("share/aim/models/demo", buffer, size)) return buffer;
+    static const char *const places[] = {
+        "../models/demo", "../../models/demo", /* a checkout's build/ and build/NAME/ */
+        "../share/aim/models/demo",            /* installed */
+    };
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++)
+        if (beside_program(places[i], buffer, size)) return buffer;
     return NULL;
 }
 
