@@ -308,10 +308,10 @@ typedef struct aim_train_ar_options {
 typedef struct aim_train_tokenizer_options {
     aim_train_options train;
     const char *multipliers; /* "1,1,2,2,4": a level each, in units of `channels`; sizes of a new one, 0 = the preset's */
-    int channels, res_blocks, z_channels, codebook_size, codebook_dim;
+    int channels, res_blocks, z_channels, codebook_size, codebook_dim, norm_groups;
     const char *vgg, *lpips; /* weights of the perceptual loss, which there is none of without them */
     double l2, l1, perceptual, commit, entropy, adversarial;
-    int discriminator; /* 'p' PatchGAN, 's' StyleGAN's, 'n' none; it takes part from step disc_start on */
+    int discriminator, disc_channels; /* 'p' PatchGAN, its first layer that wide; 's' StyleGAN's; 'n' none; from disc_start on */
     int64_t disc_start, disc_warmup;
     int softplus, adaptive, perceptual_dropout;
     int codebook_start;   /* 'r' random, 'd' drawn from encoded pictures, 's' spread over them */

@@ -20,7 +20,7 @@ struct arguments {
     const char *device, *cpu;
     int64_t count, batch, top_k, size, threads;
     int64_t steps, accumulate, warmup, eval_every, save_every, sample_every, keep, layers, width, d_state, groups;
-    int64_t channels, res_blocks, z_channels, disc_start, disc_warmup, revive;
+    int64_t channels, res_blocks, z_channels, norm_groups, disc_channels, disc_start, disc_warmup, revive;
     double l2, l1, perceptual, entropy, disc_weight;
     double cfg, top_p, temperature, crop_range;
     double epochs, lr, decay, clip, ema, label_drop, val;

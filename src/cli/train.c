@@ -91,6 +91,7 @@ static aim_train_tokenizer_options tokenizer_options(const struct arguments *a)
     o.channels = (int)a->channels;
     o.res_blocks = (int)a->res_blocks;
     o.z_channels = (int)a->z_channels;
+    o.norm_groups = (int)a->norm_groups;
     o.vgg = a->vgg;
     o.lpips = a->lpips;
     o.l2 = a->l2;
@@ -99,6 +100,7 @@ static aim_train_tokenizer_options tokenizer_options(const struct arguments *a)
     o.entropy = a->entropy;
     o.adversarial = a->disc_weight;
     o.discriminator = kinds[a->disc];
+    o.disc_channels = (int)a->disc_channels;
     o.disc_start = a->disc_start;
     o.disc_warmup = a->disc_warmup;
     o.softplus = a->adv == 1;

@@ -23,9 +23,9 @@ static const struct {
     const char *name;
     struct vq_config config;
 } tokenizers[] = {
-    {"VQ-f16", {128, 5, {1, 1, 2, 2, 4}, 2, 256, 16384, 8}},
-    {"VQ-f8", {128, 4, {1, 2, 2, 4}, 2, 256, 16384, 8}},
-    {"tiny", {32, 5, {1, 1, 1, 1, 2}, 1, 32, 256, 8}},
+    {"VQ-f16", {128, 5, {1, 1, 2, 2, 4}, 2, 256, 16384, 8, VQ_NORM_GROUPS}},
+    {"VQ-f8", {128, 4, {1, 2, 2, 4}, 2, 256, 16384, 8, VQ_NORM_GROUPS}},
+    {"tiny", {32, 5, {1, 1, 1, 1, 2}, 1, 32, 256, 8, VQ_NORM_GROUPS}},
 };
 
 aim_status config_tokenizer_preset(aim_context *ctx, const char *name, struct vq_config *config)
@@ -127,6 +127,7 @@ aim_status config_infer_vq(aim_context *ctx, const char *path, const struct tens
         .z_channels = dimension(file, VQ_PREFIX, "quant_conv.weight", 4, 1),
         .codebook_size = dimension(file, VQ_PREFIX, "quantize.embedding.weight", 2, 0),
         .codebook_dim = dimension(file, VQ_PREFIX, "quantize.embedding.weight", 2, 1),
+        .norm_groups = VQ_NORM_GROUPS,
     };
     bool sane = c->base_channels >= 32 && c->base_channels % 32 == 0 && c->base_channels <= 1 << 14 && c->levels >= 1 &&
                 c->levels <= VQ_MAX_LEVELS && c->res_blocks >= 1 && c->z_channels >= 1 && c->codebook_size >= 2 &&

@@ -18,7 +18,7 @@ struct ar_config {
     bool no_positions; /* the position table is zero and stays so: an ablation of the paper */
 };
 
-enum { VQ_MAX_LEVELS = 8 };
+enum { VQ_MAX_LEVELS = 8, VQ_NORM_GROUPS = 32 };
 
 /* The VQ tokenizer (spec D1). Attention stands at the lowest level and in the middle. */
 struct vq_config {
@@ -27,6 +27,7 @@ struct vq_config {
     int multiplier[VQ_MAX_LEVELS]; /* channels of encoder level l = base_channels * multiplier[l] */
     int res_blocks;                /* per encoder level; the decoder has one more */
     int z_channels, codebook_size, codebook_dim;
+    int norm_groups; /* of every GroupNorm; shapes do not tell: config.json's vq.norm_groups, VQ_NORM_GROUPS without it */
 };
 
 struct model_config {
@@ -80,7 +81,8 @@ aim_status config_infer_ar(aim_context *ctx, const char *path, const struct tens
 aim_status config_infer_vq(aim_context *ctx, const char *path, const struct tensor_file *file, struct vq_config *c,
                            bool *found);
 
-/* Reads config.json into *config (pos_offset, names) and checks the sizes it states against those already there. */
+/* Reads config.json into *config, for the stages that are there: pos_offset, names, norm_groups. The sizes that it states are
+ * checked against those already there. */
 aim_status config_read(aim_context *ctx, const char *path, struct model_config *config);
 
 /* The same for text in memory; `path` is what messages call it. */

@@ -69,9 +69,23 @@ static aim_status read_names(aim_context *ctx, const char *path, const json_t *r
     return AIM_OK;
 }
 
+static aim_status read_vq(aim_context *ctx, const char *path, const json_t *root, struct vq_config *c)
+{
+    const json_t *stated = json_object_get(root, "norm_groups");
+    if (!stated) return AIM_OK;
+    long long groups = json_is_integer(stated) ? json_integer_value(stated) : 0;
+    if (groups < 1 || groups > c->base_channels || c->base_channels % groups)
+        return aim_fail(ctx, AIM_ERR_FORMAT,
+                        "%s: \"norm_groups\" must be a whole number that divides the tokenizer's %d channels", path,
+                        c->base_channels);
+    c->norm_groups = (int)groups;
+    return AIM_OK;
+}
+
 static aim_status read_root(aim_context *ctx, const char *path, const json_t *root, struct model_config *config)
 {
     if (!json_is_object(root)) return aim_fail(ctx, AIM_ERR_FORMAT, "%s: not a JSON object", path);
+    if (config->has_vq) TRY(read_vq(ctx, path, json_object_get(root, "vq"), &config->vq));
     if (!config->has_ar) return AIM_OK;
     const struct ar_config *c = &config->ar;
     TRY(check_variant(ctx, path, root));
@@ -167,9 +181,11 @@ static json_t *vq_keys(const struct vq_config *c)
 {
     json_t *multipliers = json_array();
     for (int l = 0; l < c->levels; l++) json_array_append_new(multipliers, json_integer(c->multiplier[l]));
-    return json_pack("{s:i, s:o, s:i, s:i, s:i, s:i}", "ch", c->base_channels, "ch_mult", multipliers, "codebook_size",
-                     c->codebook_size, "codebook_dim", c->codebook_dim, "num_res_blocks", c->res_blocks, "z_channels",
-                     c->z_channels);
+    json_t *keys = json_pack("{s:i, s:o, s:i, s:i, s:i, s:i}", "ch", c->base_channels, "ch_mult", multipliers, "codebook_size",
+                             c->codebook_size, "codebook_dim", c->codebook_dim, "num_res_blocks", c->res_blocks, "z_channels",
+                             c->z_channels);
+    if (c->norm_groups != VQ_NORM_GROUPS) json_object_set_new(keys, "norm_groups", json_integer(c->norm_groups));
+    return keys;
 }
 
 static json_t *name_keys(const struct model_config *config)

@@ -46,12 +46,12 @@ static aim_status open_weights(aim_context *ctx, const char *path, struct tensor
     return status;
 }
 
-static aim_status read_config(aim_model *m, const char *path)
+static aim_status read_config(aim_model *m, const char *path, struct model_config *into)
 {
     if (!file_is_directory(path)) return AIM_OK;
     char *config = file_join(m->ctx, path, "config.json");
     if (!config) return AIM_ERR_MEMORY;
-    aim_status status = file_exists(config) ? config_read(m->ctx, config, &m->config) : AIM_OK;
+    aim_status status = file_exists(config) ? config_read(m->ctx, config, into) : AIM_OK;
     mem_free(config);
     return status;
 }
@@ -94,7 +94,7 @@ static aim_status choose_pos_offset(aim_model *m, int wanted)
 static aim_status load_ar(aim_model *m, const aim_model_options *o)
 {
     TRY(config_infer_ar(m->ctx, o->path, &m->files[0], &m->config.ar, &m->config.has_ar));
-    TRY(read_config(m, o->path));
+    TRY(read_config(m, o->path, &m->config));
     if (!m->config.has_ar) return AIM_OK;
     TRY(check_tied(m, o->path, &m->files[0]));
     TRY(ar_describe(&m->config.ar, &m->ar_table));
@@ -110,6 +110,9 @@ static aim_status load_vq(aim_model *m, const aim_model_options *o)
     if (!m->config.has_vq && o->tokenizer)
         return aim_fail(m->ctx, AIM_ERR_FORMAT, "%s: there is no VQ tokenizer in this file", path);
     if (!m->config.has_vq) return AIM_OK;
+    struct model_config own = {.has_vq = true, .vq = m->config.vq}; /* its file may lie in another folder than stage 2 */
+    TRY(read_config(m, path, &own));
+    m->config.vq = own.vq;
     TRY(vq_describe(&m->config.vq, &m->vq_table));
     TRY(params_load(&m->vq_table, path, file));
     if (m->config.has_ar && m->config.ar.vocab_size != m->config.vq.codebook_size)

@@ -7,19 +7,20 @@ static const struct conv2d enlarge = {.stride = 1, .pad_before = 1, .pad_after =
 static const struct conv2d halve = {.stride = 2, .pad_before = 0, .pad_after = 1};
 
 /* GroupNorm, swish, 3x3 convolution */
-static struct tensor *norm_conv(struct exec *ex, const struct vq_norm *norm, const struct vq_conv *conv, const struct tensor *x)
+static struct tensor *norm_conv(struct exec *ex, const struct vq_norm *norm, const struct vq_conv *conv, int groups,
+                                const struct tensor *x)
 {
-    struct tensor *n = op_group_norm_silu(ex, x, norm->w, norm->b, true);
+    struct tensor *n = op_group_norm_silu(ex, x, norm->w, norm->b, groups, true);
     struct tensor *y = op_conv2d(ex, n, conv->w, conv->b, same3x3);
     tensor_drop(n);
     return y;
 }
 
 /* x + conv2(swish(norm2(conv1(swish(norm1(x)))))); takes x */
-static struct tensor *res_block(struct exec *ex, const struct vq_res *b, struct tensor *x)
+static struct tensor *res_block(struct exec *ex, const struct vq_res *b, int groups, struct tensor *x)
 {
-    struct tensor *h = norm_conv(ex, &b->norm1, &b->conv1, x);
-    struct tensor *g = norm_conv(ex, &b->norm2, &b->conv2, h);
+    struct tensor *h = norm_conv(ex, &b->norm1, &b->conv1, groups, x);
+    struct tensor *g = norm_conv(ex, &b->norm2, &b->conv2, groups, h);
     tensor_drop(h);
     struct tensor *skip = b->shortcut.w ? op_linear(ex, x, b->shortcut.w, b->shortcut.b) : tensor_keep(x);
     struct tensor *y = op_add(ex, skip, g);
@@ -30,11 +31,11 @@ static struct tensor *res_block(struct exec *ex, const struct vq_res *b, struct 
 }
 
 /* x + proj(attention(q, k, v of norm(x))), one head over all positions; takes x */
-static struct tensor *attn_block(struct exec *ex, const struct vq_attn *b, struct tensor *x)
+static struct tensor *attn_block(struct exec *ex, const struct vq_attn *b, int groups, struct tensor *x)
 {
     if (!x) return NULL;
     int64_t N = x->shape[0], L = x->shape[1] * x->shape[2], C = x->shape[3];
-    struct tensor *n = op_group_norm_silu(ex, x, b->norm.w, b->norm.b, false);
+    struct tensor *n = op_group_norm_silu(ex, x, b->norm.w, b->norm.b, groups, false);
     n = tensor_reshape(ex, n, SHAPE(N, L, C));
     struct tensor *q = op_linear(ex, n, b->q.w, b->q.b), *k = op_linear(ex, n, b->k.w, b->k.b);
     struct tensor *v = op_linear(ex, n, b->v.w, b->v.b), *a = op_attention(ex, q, k, v);
@@ -44,21 +45,22 @@ static struct tensor *attn_block(struct exec *ex, const struct vq_attn *b, struc
     return y;
 }
 
-static struct tensor *middle(struct exec *ex, const struct vq_stack *s, struct tensor *x)
+static struct tensor *middle(struct exec *ex, const struct vq_stack *s, int groups, struct tensor *x)
 {
-    x = res_block(ex, &s->mid_in, x);
-    x = attn_block(ex, &s->mid_attn, x);
-    return res_block(ex, &s->mid_out, x);
+    x = res_block(ex, &s->mid_in, groups, x);
+    x = attn_block(ex, &s->mid_attn, groups, x);
+    return res_block(ex, &s->mid_out, groups, x);
 }
 
 /* The levels one after another, each followed by its resize; takes x */
-static struct tensor *levels(struct exec *ex, const struct vq_stack *s, int count, struct conv2d resize, struct tensor *x)
+static struct tensor *levels(struct exec *ex, const struct vq_stack *s, const struct vq_config *c, struct conv2d resize,
+                             struct tensor *x)
 {
-    for (int l = 0; l < count; l++) {
+    for (int l = 0; l < c->levels; l++) {
         const struct vq_level *level = &s->levels[l];
         for (int r = 0; r < level->blocks; r++) {
-            x = res_block(ex, &level->res[r], x);
-            if (level->attn) x = attn_block(ex, &level->attn[r], x);
+            x = res_block(ex, &level->res[r], c->norm_groups, x);
+            if (level->attn) x = attn_block(ex, &level->attn[r], c->norm_groups, x);
         }
         if (!level->resize.w) continue;
         struct tensor *y = op_conv2d(ex, x, level->resize.w, level->resize.b, resize);
@@ -76,9 +78,9 @@ struct tensor *vq_latent(struct exec *ex, const struct vq *vq, const struct tens
     struct tensor *image = op_nchw_to_nhwc(ex, pixels);
     struct tensor *x = op_conv2d(ex, image, s->conv_in.w, s->conv_in.b, same3x3);
     tensor_drop(image);
-    x = levels(ex, s, vq->config.levels, halve, x);
-    x = middle(ex, s, x);
-    struct tensor *h = norm_conv(ex, &s->norm_out, &s->conv_out, x);
+    x = levels(ex, s, &vq->config, halve, x);
+    x = middle(ex, s, vq->config.norm_groups, x);
+    struct tensor *h = norm_conv(ex, &s->norm_out, &s->conv_out, vq->config.norm_groups, x);
     tensor_drop(x);
     struct tensor *z = op_linear(ex, h, vq->quant.w, vq->quant.b),
                   *exact = op_cast(ex, z, T_F32); /* codes are chosen in float32 */
@@ -120,9 +122,9 @@ static struct tensor *decode_codes(struct exec *ex, const struct vq *vq, struct 
     tensor_drop(a);
     struct tensor *x = op_conv2d(ex, h, s->conv_in.w, s->conv_in.b, same3x3);
     tensor_drop(h);
-    x = middle(ex, s, x);
-    x = levels(ex, s, vq->config.levels, enlarge, x);
-    struct tensor *n = op_group_norm_silu(ex, x, s->norm_out.w, s->norm_out.b, true);
+    x = middle(ex, s, vq->config.norm_groups, x);
+    x = levels(ex, s, &vq->config, enlarge, x);
+    struct tensor *n = op_group_norm_silu(ex, x, s->norm_out.w, s->norm_out.b, vq->config.norm_groups, true);
     tensor_drop(x);
     struct tensor *pixels = vq_last_convolution(ex, n, s->conv_out.w, s->conv_out.b);
     if (last)

@@ -37,24 +37,24 @@ static aim_status group_norm_silu_backward(struct exec *ex, struct node *n)
     struct tensor *x = n->in[0], *w = n->in[1], *b = n->in[2];
     struct tensor *dx = tape_grad(ex, x), *dw = tape_grad(ex, w), *db = tape_grad(ex, b);
     if (ex->status != AIM_OK) return ex->status;
-    return ex->backend->op.group_norm_silu_backward(ex->backend, x, w, b, AIM_NORM_GROUPS, AIM_GROUP_NORM_EPS, n->how.silu,
-                                                    n->out[0]->grad, dx, dw, db);
+    return ex->backend->op.group_norm_silu_backward(ex->backend, x, w, b, n->how.norm.groups, AIM_GROUP_NORM_EPS,
+                                                    n->how.norm.silu, n->out[0]->grad, dx, dw, db);
 }
 
 /* y = GroupNorm(x) ⊙ w + b, then silu if asked */
 struct tensor *op_group_norm_silu(struct exec *ex, const struct tensor *x, const struct tensor *w, const struct tensor *b,
-                                  bool silu)
+                                  int groups, bool silu)
 {
     if (!x || !w || !b) return NULL;
     int64_t C = tensor_cols(x);
-    if (!op_check(ex, x->ndim == 4 && C % AIM_NORM_GROUPS == 0 && tensor_count(w) == C && tensor_count(b) == C,
+    if (!op_check(ex, x->ndim == 4 && groups > 0 && C % groups == 0 && tensor_count(w) == C && tensor_count(b) == C,
                   "group_norm_silu"))
         return NULL;
     struct tensor *y = tensor_new(ex, x->type, 4, x->shape);
     if (!y) return NULL;
-    aim_status status = ex->backend->op.group_norm_silu(ex->backend, x, w, b, AIM_NORM_GROUPS, AIM_GROUP_NORM_EPS, silu, y);
+    aim_status status = ex->backend->op.group_norm_silu(ex->backend, x, w, b, groups, AIM_GROUP_NORM_EPS, silu, y);
     y = op_finish(ex, status, y);
-    struct node node = {group_norm_silu_backward, {y}, {tape_input(x), tape_input(w), tape_input(b)}, {.silu = silu}};
+    struct node node = {group_norm_silu_backward, {y}, {tape_input(x), tape_input(w), tape_input(b)}, {.norm = {groups, silu}}};
     if (y) tape_record(ex, &node);
     return y;
 }

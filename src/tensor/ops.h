@@ -41,7 +41,7 @@ struct tensor *op_cross_entropy(struct exec *ex, const struct tensor *logits, co
 struct tensor *op_conv2d(struct exec *ex, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                          struct conv2d how);
 struct tensor *op_group_norm_silu(struct exec *ex, const struct tensor *x, const struct tensor *w, const struct tensor *b,
-                                  bool silu);
+                                  int groups, bool silu);
 struct tensor *op_attention(struct exec *ex, const struct tensor *q, const struct tensor *k, const struct tensor *v);
 struct tensor *op_add(struct exec *ex, const struct tensor *a, const struct tensor *b);
 struct tensor *op_normalize_rows(struct exec *ex, const struct tensor *x);
@@ -77,7 +77,6 @@ struct tensor *op_code_entropy(struct exec *ex, const struct tensor *z, const st
 #define AIM_GROUP_NORM_EPS      1e-6f
 #define AIM_BATCH_NORM_EPS      1e-5f
 #define AIM_BATCH_NORM_MOMENTUM 0.1f
-enum { AIM_NORM_GROUPS = 32 };
 
 /* Shared by the op files: false, with the message set, unless the condition on shapes holds. */
 bool op_check(struct exec *ex, bool shapes_fit, const char *op);

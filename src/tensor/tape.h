@@ -30,9 +30,12 @@ struct node {
     union {
         struct conv2d conv;
         int64_t from; /* slice_add */
-        bool silu;    /* group_norm_silu */
         float weight; /* mean_square, mean_absolute, scale */
         float slope;  /* leaky_relu */
+        struct {
+            int groups;
+            bool silu;
+        } norm; /* group_norm_silu */
         struct {
             enum mean_map map;
             float weight;

@@ -41,17 +41,17 @@ static aim_status walk_norm(struct walk *w, struct discriminator_norm *n, int64_
     return visit(w, &n->variance, INIT_ONE, 0, SHAPE(channels), module, "running_var");
 }
 
-static aim_status walk_patch(struct walk *w, struct patch_layers *p)
+static aim_status walk_patch(struct walk *w, struct patch_layers *p, int64_t channels)
 {
-    TRY(walk_conv(w, &p->conv[0], true, true, 64, 3, 4, "main.0"));
+    TRY(walk_conv(w, &p->conv[0], true, true, channels, 3, 4, "main.0"));
     for (int i = 1; i < 4; i++) {
         char name[16];
         snprintf(name, sizeof name, "main.%d", 3 * i - 1);
-        TRY(walk_conv(w, &p->conv[i], true, false, 64 << i, 32 << i, 4, name));
+        TRY(walk_conv(w, &p->conv[i], true, false, channels << i, channels << (i - 1), 4, name));
         snprintf(name, sizeof name, "main.%d", 3 * i);
-        TRY(walk_norm(w, &p->norm[i - 1], 64 << i, name));
+        TRY(walk_norm(w, &p->norm[i - 1], channels << i, name));
     }
-    return walk_conv(w, &p->conv[4], true, true, 1, 512, 4, "main.11");
+    return walk_conv(w, &p->conv[4], true, true, 1, channels << 3, 4, "main.11");
 }
 
 /* Channels of the maps of this size (spec E4). */
@@ -93,7 +93,7 @@ static aim_status walk_style(struct walk *w, struct style_layers *s, int size)
 
 static aim_status walk_all(struct walk *w, const struct discriminator_config *config)
 {
-    if (config->kind == DISCRIMINATOR_PATCH) return walk_patch(w, &w->d->patch);
+    if (config->kind == DISCRIMINATOR_PATCH) return walk_patch(w, &w->d->patch, config->channels);
     int size = config->size;
     if (size < 8 || size > 1024 || (size & (size - 1)) != 0)
         return aim_fail(w->values ? w->values->ctx : w->table->ctx, AIM_ERR_ARGUMENT,

@@ -12,7 +12,8 @@ enum discriminator_kind { DISCRIMINATOR_PATCH, DISCRIMINATOR_STYLE };
 
 struct discriminator_config {
     enum discriminator_kind kind;
-    int size; /* of the square pictures, a power of two from 8 to 1024; PatchGAN takes any and ignores it */
+    int size;     /* StyleGAN's: of the square pictures, a power of two from 8 to 1024 */
+    int channels; /* PatchGAN's: of its first layer; LlamaGen's has 64 */
 };
 
 struct discriminator_conv {
@@ -51,8 +52,8 @@ struct discriminator {
     struct tensor **trainable; /* borrowed from tensors: what an optimizer changes */
 };
 
-/* The table's rows, under LlamaGen's names: 2,765,633 parameters, or 36,500,225 for pictures of 256. AIM_ERR_ARGUMENT for a
- * size that the network cannot have. */
+/* The table's rows, under LlamaGen's names: 2,765,633 parameters (64 channels), or 36,500,225 for pictures of 256.
+ * AIM_ERR_ARGUMENT for a size that the network cannot have. */
 aim_status discriminator_describe(const struct discriminator_config *config, struct params *table);
 
 /* From a filled table (params_init, params_load), whose values are copied. *out is for discriminator_free, also after a

@@ -14,6 +14,7 @@ static const struct option_field vq_fields[] = {
     {"z_channels", FIELD_INT, AT(z_channels)},
     {"codebook_size", FIELD_INT, AT(codebook_size)},
     {"codebook_dim", FIELD_INT, AT(codebook_dim)},
+    {"norm_groups", FIELD_INT, AT(norm_groups)},
     {"vgg", FIELD_PATH, AT(vgg)},
     {"lpips", FIELD_PATH, AT(lpips)},
     {"l2", FIELD_DOUBLE, AT(l2)},
@@ -23,6 +24,7 @@ static const struct option_field vq_fields[] = {
     {"entropy", FIELD_DOUBLE, AT(entropy)},
     {"adversarial", FIELD_DOUBLE, AT(adversarial)},
     {"discriminator", FIELD_INT, AT(discriminator)},
+    {"disc_channels", FIELD_INT, AT(disc_channels)},
     {"disc_start", FIELD_INT64, AT(disc_start)},
     {"disc_warmup", FIELD_INT64, AT(disc_warmup)},
     {"softplus", FIELD_INT, AT(softplus)},
@@ -61,6 +63,7 @@ aim_train_tokenizer_options aim_train_tokenizer_defaults(void)
                                          .commit = (double)loss.commit,
                                          .adversarial = (double)loss.adversarial,
                                          .discriminator = 'p',
+                                         .disc_channels = 64,
                                          .disc_start = loss.start,
                                          .codebook_start = 'r'};
 }
@@ -82,6 +85,8 @@ static aim_status check_options(aim_context *ctx, const aim_train_tokenizer_opti
         return aim_fail(ctx, AIM_ERR_ARGUMENT, "numbers of steps must be 0 or more");
     if (!strchr("psn", o->discriminator) || !o->discriminator)
         return aim_fail(ctx, AIM_ERR_ARGUMENT, "the discriminator is PatchGAN ('p'), StyleGAN's ('s') or none ('n')");
+    if (o->disc_channels < 1 || o->disc_channels > 4096)
+        return aim_fail(ctx, AIM_ERR_ARGUMENT, "PatchGAN's first layer has 1 to 4096 channels");
     if (!strchr("rds", o->codebook_start) || !o->codebook_start)
         return aim_fail(ctx, AIM_ERR_ARGUMENT, "a codebook starts at random ('r'), drawn ('d') or spread ('s')");
     return AIM_OK;
@@ -113,7 +118,7 @@ static aim_status recall_options(struct training *x)
     TRY(loop_recall(&x->loop, tables));
     if (!x->loop.saved_model) return AIM_OK;
     o->multipliers = NULL;
-    o->channels = o->res_blocks = o->z_channels = o->codebook_size = o->codebook_dim = 0;
+    o->channels = o->res_blocks = o->z_channels = o->codebook_size = o->codebook_dim = o->norm_groups = 0;
     return AIM_OK;
 }
 

@@ -26,6 +26,9 @@ static aim_status check_sizes(aim_context *ctx, const struct vq_config *c)
     if (c->base_channels < 32 || c->base_channels % 32 || c->base_channels > WIDEST)
         return aim_fail(ctx, AIM_ERR_ARGUMENT, "the channels must be a multiple of 32, at most %d, not %d", WIDEST,
                         c->base_channels);
+    if (c->norm_groups < 1 || c->base_channels % c->norm_groups)
+        return aim_fail(ctx, AIM_ERR_ARGUMENT, "the groups of the norms must divide the %d channels, %d do not",
+                        c->base_channels, c->norm_groups);
     if (c->res_blocks < 1 || c->res_blocks > DEEPEST || c->z_channels < 1 || c->z_channels > WIDEST)
         return aim_fail(ctx, AIM_ERR_ARGUMENT, "blocks must be 1 to %d, latent channels 1 to %d", DEEPEST, WIDEST);
     if (c->codebook_size < 2 || c->codebook_size > MOST || c->codebook_dim < 1 || c->codebook_dim > WIDEST)
@@ -42,13 +45,15 @@ static aim_status fresh_sizes(aim_context *ctx, const aim_train_tokenizer_option
     if (o->z_channels) c->z_channels = o->z_channels;
     if (o->codebook_size) c->codebook_size = o->codebook_size;
     if (o->codebook_dim) c->codebook_dim = o->codebook_dim;
+    if (o->norm_groups) c->norm_groups = o->norm_groups;
     return check_sizes(ctx, c);
 }
 
 static aim_status kept_sizes(aim_context *ctx, const aim_train_tokenizer_options *o, const aim_model *source,
                              struct vq_config *c)
 {
-    bool own = o->channels || o->multipliers || o->res_blocks || o->z_channels || o->codebook_size || o->codebook_dim;
+    bool own = o->channels || o->multipliers || o->res_blocks || o->z_channels || o->codebook_size || o->codebook_dim ||
+               o->norm_groups;
     if (o->train.preset || own)
         return aim_fail(ctx, AIM_ERR_ARGUMENT, "a tokenizer that starts from %s has its sizes from there", o->train.init);
     if (!source->config.has_vq) return aim_fail(ctx, AIM_ERR_ARGUMENT, "%s holds no tokenizer to start from", o->train.init);

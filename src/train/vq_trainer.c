@@ -40,7 +40,7 @@ static bool wants_discriminator(const struct vq_trainer *t)
 static aim_status build_discriminator(struct vq_trainer *t, const void *values)
 {
     const struct discriminator_config config = {t->o.discriminator == 's' ? DISCRIMINATOR_STYLE : DISCRIMINATOR_PATCH,
-                                                t->o.train.size};
+                                                t->o.train.size, t->o.disc_channels};
     t->judge_table = (struct params){.ctx = t->ctx, .prefix = ""};
     TRY(discriminator_describe(&config, &t->judge_table));
     TRY(values ? params_point(&t->judge_table, values) : params_init(&t->judge_table, t->o.train.seed));

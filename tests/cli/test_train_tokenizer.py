@@ -93,6 +93,33 @@ class Runs(TokenizerCase):
         self.assertTrue(all(0 <= q < 64 for q in queue))
         self.assertEqual(self.succeed_json("info", "-m", "run/model")["tokenizer"]["codebook_size"], 64)
 
+    def test_narrow(self):
+        """The groups of the norms, which shapes do not tell, are kept by runs that go on and by every copy of the model."""
+        held = self.path("data", "val", "even")
+        said = lambda folder: self.succeed_json("reconstruct", "-m", folder, held, "--size", str(SIDE), "-o", "out/")["psnr"]
+        wide = len(self.model(self.make_narrow("wide", "--disc-channels", "64")))
+        self.make_narrow("run", "--norm-groups", "8", "--disc-channels", "16")
+        self.assertLess(os.path.getsize(self.path("run", "checkpoints", "step-0000004.safetensors")),
+                        os.path.getsize(self.path("wide", "checkpoints", "step-0000004.safetensors")) // 2)
+        self.assertEqual(len(self.model("run")), wide)  # the same shapes
+        self.succeed("convert", "-m", "run/model", "-o", "copy")
+        for folder in ("run/model", "copy"):
+            with open(self.path(folder, "config.json"), encoding="utf-8") as f:
+                config = json.load(f)
+            self.assertEqual(config["vq"].pop("norm_groups"), 8)
+        self.assertEqual(said("copy"), said("run/model"))
+        with open(self.path("copy", "config.json"), "w", encoding="utf-8") as f:
+            json.dump(config, f)
+        self.assertNotEqual(said("copy"), said("run/model"))
+        before = self.model("run")
+        os.remove(self.path("run", "checkpoints", "step-0000004.safetensors"))
+        self.succeed("train", "tokenizer", "--resume", "run")
+        self.assertEqual(self.model("run"), before)
+
+    def make_narrow(self, folder, *more):
+        self.train(folder, "--steps", "4", "--save-every", "2", "--disc-start", "1", "--perceptual", "0", *more)
+        return folder
+
     def test_everything_on(self):
         self.train("run", "--steps", "6", "--disc-start", "3", "--disc-warmup", "2", "--adaptive", "--adv", "softplus", "--l1",
                    "0.5", "--entropy", "0.1", "--codebook-start", "spread", "--revive", "3", "--accum", "2", "--ema", "0.9",
@@ -140,6 +167,7 @@ class Runs(TokenizerCase):
         self.refuse_train("--data", "data", *SMALL, "-o", "run", "--steps", "2", "--codebook", "64", says="16384x8")
         self.refuse_train("--data", "data", *SMALL, "-o", "run", "--steps", "2", "--multipliers", "1,x", says="multipliers")
         self.refuse_train("--data", "data", *SMALL, "-o", "run", "--steps", "2", "--channels", "33", says="multiple of 32")
+        self.refuse_train("--data", "data", *SMALL, "-o", "run", "--steps", "2", "--norm-groups", "5", says="divide")
         self.refuse_train("--data", "data", *SMALL, "-o", "run", "--steps", "2", "--size", "18", says="multiple of 4")
         self.refuse_train("--data", "data", *SMALL, "-o", "run", "--steps", "2", "--preset", "VQ-f1", says="VQ-f16")
         self.refuse_train("--data", "data", "--init", GROUP, "-o", "run", "--steps", "2", "--channels", "64", says="sizes")

@@ -261,7 +261,7 @@ static void patch(void **state)
     struct discriminator *d;
     struct tape tape;
     (void)state;
-    const struct discriminator_config config = {.kind = DISCRIMINATOR_PATCH};
+    const struct discriminator_config config = {.kind = DISCRIMINATOR_PATCH, .channels = 64};
     open_fixture(&f, NULL);
     assert_ok(f.ctx, discriminator_describe(&config, &f.table));
     assert_int_equal(params_parameters(&f.table), 2765633);

@@ -17,7 +17,7 @@ struct fixture {
 
 static void open_fixture(struct fixture *f)
 {
-    const struct discriminator_config config = {.kind = DISCRIMINATOR_PATCH};
+    const struct discriminator_config config = {.kind = DISCRIMINATOR_PATCH, .channels = 64};
     f->ctx = golden_context(2);
     golden_open(f->ctx, "tiny-group/expected_vq.safetensors", &f->file);
     f->model = golden_model(f->ctx, "tiny-group", 0, AIM_WEIGHTS_F32);

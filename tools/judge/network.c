@@ -75,11 +75,12 @@ void network_free(struct network *n)
 
 struct tensor *network_forward(struct exec *ex, const struct network *n, const struct tensor *pixels)
 {
+    enum { GROUPS = 32 };
     static const struct conv2d halve = {.stride = 2, .pad_before = 1, .pad_after = 1};
     struct tensor *x = op_nchw_to_nhwc(ex, pixels);
     for (int l = 0; l < JUDGE_LEVELS; l++) {
         struct tensor *const *t = n->tensors + (ptrdiff_t)4 * l;
-        struct tensor *c = op_conv2d(ex, x, t[0], t[1], halve), *y = op_group_norm_silu(ex, c, t[2], t[3], true);
+        struct tensor *c = op_conv2d(ex, x, t[0], t[1], halve), *y = op_group_norm_silu(ex, c, t[2], t[3], GROUPS, true);
         tensor_drop(c);
         tensor_drop(x);
         x = y;
