@@ -278,15 +278,14 @@ typedef enum aim_schedule { AIM_SCHEDULE_CONSTANT, AIM_SCHEDULE_LINEAR, AIM_SCHE
 
 /* What training either stage has in common. Text may be NULL; 0 stands for the stage's default where a number needs one. */
 typedef struct aim_train_options {
-    const char *run; /* folder for log.jsonl, curves.png, samples, model and checkpoints, which is made */
-    int resume;      /* go on in `run`: nothing else but dry_run is looked at, the folder knows the rest */
-    int dry_run;     /* only tell the memory that a step takes */
-    const char *data, *init,
-        *preset;           /* class folders with pictures; a model whose weights are the start, or a new one's size */
-    double held_out;       /* fraction of the data that is kept for evaluation, when it brings none of its own */
-    int size;              /* pixels along a side */
-    int batch, accumulate; /* samples of a step; parts that it is worked out in, one after the other */
-    int64_t steps, warmup; /* of the run, or `epochs`; of the climb to the full rate */
+    const char *run;                  /* folder for log.jsonl, curves.png, samples, model and checkpoints, which is made */
+    int resume;                       /* go on in `run`: nothing else but dry_run is looked at, the folder knows the rest */
+    int dry_run;                      /* only tell the memory that a step takes */
+    const char *data, *init, *preset; /* class folders with pictures; a model that is the start, or a new one's size */
+    double held_out;                  /* fraction of the data that is kept for evaluation, when it brings none of its own */
+    int size;                         /* pixels along a side */
+    int batch, accumulate;            /* samples of a step; parts that it is worked out in, one after the other */
+    int64_t steps, warmup;            /* of the run, or `epochs`; of the climb to the full rate */
     double epochs, lr, decay, clip, ema;
     aim_schedule schedule;
     uint64_t seed;
@@ -311,7 +310,7 @@ typedef struct aim_train_tokenizer_options {
     int channels, res_blocks, z_channels, codebook_size, codebook_dim, norm_groups;
     const char *vgg, *lpips; /* weights of the perceptual loss, which there is none of without them */
     double l2, l1, perceptual, commit, entropy, adversarial;
-    int discriminator, disc_channels; /* 'p' PatchGAN, its first layer that wide; 's' StyleGAN's; 'n' none; from disc_start on */
+    int discriminator, disc_channels; /* 'p' PatchGAN, its first layer that wide; 's' StyleGAN's; 'n' none; from disc_start */
     int64_t disc_start, disc_warmup;
     int softplus, adaptive, perceptual_dropout;
     int codebook_start;   /* 'r' random, 'd' drawn from encoded pictures, 's' spread over them */
@@ -319,9 +318,8 @@ typedef struct aim_train_tokenizer_options {
 } aim_train_tokenizer_options;
 
 typedef struct aim_train_report {
-    int64_t steps, skipped, pictures; /* skipped: steps whose gradient was not finite; pictures in the training set */
-    double loss;                      /* of the last step */
-    double nll, psnr, ssim, usage;    /* of held-out data, NaN without; usage: share of the codes that it needs */
+    int64_t steps, skipped, pictures;    /* skipped: steps whose gradient was not finite; pictures in the training set */
+    double loss, nll, psnr, ssim, usage; /* of the last step; of held-out data or NaN; usage: share of the codes */
     int64_t parameters, gradients, optimizer, activations, total; /* bytes; of a dry run alone */
 } aim_train_report;
 
@@ -338,17 +336,19 @@ AIM_API aim_status aim_train_tokenizer(aim_context *ctx, const aim_train_tokeniz
 AIM_API aim_status aim_convert(aim_model *model, int adaln, int average, aim_weights weights, const char *directory);
 
 typedef struct aim_bench_result {
-    int batch;                                      /* pictures painted together, with guidance */
-    double token_ms;                                /* one token of them all; 0: the batch does not fit in memory */
-    double codes_per_second, pictures_per_second;   /* whole pictures, without and with turning codes into pixels */
-    double bytes, operations;                       /* that a token reads and computes at least, on average */
-    double bytes_per_second, operations_per_second; /* what copies and large products reach in the same run */
-    int64_t memory;                                 /* bytes taken */
+    int batch;                                    /* pictures together; they are painted with guidance */
+    double token_ms;                              /* one token of them all; 0: the batch does not fit in memory */
+    double codes_per_second, pictures_per_second; /* whole pictures, without and with turning codes into pixels */
+    double bytes, operations, bytes_per_second, operations_per_second; /* a token's at least; copies' and products' at most */
+    int64_t memory;                                                    /* bytes taken */
 } aim_bench_result;
 
 /* Paints with a new model of this preset for each of `count` batches; medians into results (count). AUTO is BF16. */
 AIM_API aim_status aim_bench(aim_context *ctx, const char *preset, aim_weights weights, const int *batches, int count,
                              aim_bench_result *results);
+/* The same for training steps of stage 2 on `batch` pictures, in bf16 where that can be: a token's and a picture's share of a
+ * step; operations are 6 for each parameter; bytes and pictures_per_second are 0. */
+AIM_API aim_status aim_bench_train(aim_context *ctx, const char *preset, int batch, aim_bench_result *result);
 
 /* ----------------------------------------------------------------------------------------------- arrays */
 

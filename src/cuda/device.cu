@@ -92,6 +92,7 @@ static void state_free(void *state)
     if (c->stream) cudaStreamSynchronize(c->stream);
     cuda_images_free(c);
     cuda_dense_free(c);
+    cuda_clock_free(c);
     if (c->scratch) cudaFree(c->scratch);
     if (c->blas) cublasLtDestroy(c->blas);
     if (c->stream) cudaStreamDestroy(c->stream);
@@ -140,6 +141,7 @@ aim_status cuda_attach(struct backend *be, int ordinal)
     be->memory.copy = copy;
     be->memory.zero = zero;
     be->memory.available = available;
+    be->clock = cuda_clock;
     be->decoder = &cuda_decoder;
 #define OP(name, parameters) be->op.name = cuda_##name;
 #include "tensor/ops.def"

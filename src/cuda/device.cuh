@@ -25,6 +25,7 @@ struct cuda {
     void *dnn;      /* cudnnHandle_t; NULL in a build without cuDNN */
     void *products; /* what dense.cu keeps: plans by shape */
     void *images;   /* what the convolutions keep: plans by shape */
+    void *marks;    /* what clock.cu keeps */
     void *scratch;
     size_t scratch_bytes;
 };
@@ -58,10 +59,12 @@ static inline unsigned cuda_blocks(const struct backend *be, int64_t n, int thre
     return (unsigned)(blocks < 1 ? 1 : blocks < most ? blocks : most);
 }
 
-/* Set up and torn down by cuda_attach; in dense.cu, convolution.cu. */
+/* Set up and torn down by cuda_attach; in dense.cu, convolution.cu, clock.cu. */
 void cuda_dense_free(struct cuda *c);
 aim_status cuda_images_create(struct cuda *c);
 void cuda_images_free(struct cuda *c);
+extern const struct device_clock cuda_clock;
+void cuda_clock_free(struct cuda *c);
 
 extern "C" {
 #define OP(name, parameters) aim_status cuda_##name parameters;

@@ -1,6 +1,7 @@
 #include "model/params.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -127,9 +128,11 @@ static void fill_block(const struct param *row, struct philox4 r, float out[4])
     }
 }
 
-static void fill(const struct param *row, uint64_t seed, float *data, int64_t count)
+static void fill(const struct param *row, uint64_t seed, int threads, float *data, int64_t count)
 {
+    enum { ALONE = 1 << 16 }; /* values that are not worth more threads */
     uint32_t name = name_hash(row->name);
+#pragma omp parallel for num_threads(threads) if (count > ALONE)
     for (int64_t i = 0; i < count; i += 4) {
         float block[4];
         fill_block(row, philox(seed, (uint64_t)i / 4, name, PHILOX_INIT), block);
@@ -166,13 +169,15 @@ aim_status params_point(struct params *p, const void *data)
 
 aim_status params_init(struct params *p, uint64_t seed)
 {
+    const struct backend *be = p->ctx->backend;
+    int threads = be && be->memory.host ? be->threads : omp_get_num_procs(); /* a GPU's host has nothing else to do */
     TRY(params_point(p, NULL));
     p->borrowed = false;
     for (size_t i = 0; i < p->count; i++) {
         int64_t count = param_count(&p->items[i]);
         float *data = mem_array(p->ctx, (size_t)count, sizeof(float), MEM_WEIGHTS);
         if (!data) return AIM_ERR_MEMORY;
-        fill(&p->items[i], seed, data, count);
+        fill(&p->items[i], seed, threads, data, count);
         p->made[i].data = data;
     }
     return AIM_OK;

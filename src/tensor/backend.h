@@ -7,6 +7,7 @@
 #include "tensor/tensor.h"
 
 struct decoder_ops;
+struct profile;
 struct ssd_cache;
 
 /* Stage-2 sampling, spec B10 (temperature is honoured; 0 = the first maximum). */
@@ -83,6 +84,12 @@ struct device_memory {
     int64_t used, peak;                       /* bytes taken from a device of its own; the host's are the context's account */
 };
 
+/* Marks in the stream of ops of a device that works behind the host, for a profile; NULL where the host's clock will do. */
+struct device_clock {
+    aim_status (*mark)(struct backend *be, int64_t i); /* puts mark i = 0, 1, ... behind what was asked for so far */
+    aim_status (*between)(struct backend *be, int64_t from, int64_t to, double *seconds); /* waits until both are reached */
+};
+
 struct backend {
     aim_context *ctx;
     int threads;
@@ -92,7 +99,9 @@ struct backend {
     struct ops op;
     const struct decoder_ops *decoder; /* paints whole sequences (tensor/decoder.h); NULL: nothing beyond the ops */
     struct device_memory memory;
-    void *state; /* the dense library's, or the device's; freed by state_free */
+    struct device_clock clock;
+    struct profile *profile; /* what stands in front of the kernels now (tensor/profile.h), or NULL */
+    void *state;             /* the dense library's, or the device's; freed by state_free */
     void (*state_free)(void *state);
 };
 

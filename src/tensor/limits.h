@@ -1,0 +1,22 @@
+/* What a backend can do at most, measured: benchmarks show their figures beside these, from the same run. */
+#ifndef AIM_TENSOR_LIMITS_H
+#define AIM_TENSOR_LIMITS_H
+
+#include "tensor/backend.h"
+
+/* Seconds of a clock that only goes forward. */
+double limits_clock(void);
+
+/* The middle one of n values, which are sorted. */
+double limits_median(double *values, size_t n);
+
+/* Waits until the backend has done what it was asked for. */
+aim_status limits_wait(struct exec *ex);
+
+/* Bytes read and written per second by copies too large for any cache. */
+aim_status limits_copy(struct exec *ex, double *bytes_per_second);
+
+/* Operations per second of a large product of packed matrices, in f32 or bf16. */
+aim_status limits_product(struct exec *ex, bool bf16, double *operations_per_second);
+
+#endif
