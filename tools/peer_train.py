@@ -11,6 +11,11 @@ Speed, beside build/bench/bench_train with the same sizes; a step is forward, lo
     tools/peer_train.py speed-vq  [--side 128 --batch 1]
     tools/peer_train.py --threads 2 --repeat 5 speed-ar
 
+A whole step of stage 1 with PatchGAN and both optimisers, beside build/bench/bench_profile with the same network and batch; on
+a GPU with PyTorch 2 as fast as plain PyTorch goes: bf16 autocast, channels_last, its attention, fused AdamW, cuDNN's search:
+
+    tools/peer_train.py speed-gan --device cuda --network VQ-f16|demo --batch 16 --side 256 --bf16
+
 Losses, to lay beside log.jsonl of the same run of ours,
 
     aim train ar --init DIR --codes codes.npy --labels labels.npy --order file --val 0 --label-drop 0 \
@@ -210,9 +215,12 @@ class Attn(torch.nn.Module):
 
     def forward(self, x):
         n = self.norm(x)
-        q, k, v = (f(n).flatten(2) for f in (self.q, self.k, self.v))
-        a = torch.softmax(q.transpose(1, 2) @ k * x.shape[1] ** -0.5, -1)
-        return x + self.out((v @ a.transpose(1, 2)).view_as(x))
+        q, k, v = (f(n).flatten(2).transpose(1, 2) for f in (self.q, self.k, self.v))
+        if hasattr(F, "scaled_dot_product_attention"):
+            y = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        else:
+            y = torch.softmax(q @ k.transpose(1, 2) * x.shape[1] ** -0.5, -1) @ v
+        return x + self.out(y.transpose(1, 2).reshape(x.shape))
 
 
 class Down(torch.nn.Module):
@@ -225,39 +233,91 @@ class Down(torch.nn.Module):
 
 
 class Tokenizer(torch.nn.Module):
-    """VQ-f16."""
+    """VQ-f16, or a narrower one of five levels."""
 
-    def __init__(self):
+    def __init__(self, channels=128, blocks=2, latent=256, codes=16384):
         super().__init__()
         S, C, G = torch.nn.Sequential, torch.nn.Conv2d, torch.nn.GroupNorm
-        width = [128, 128, 256, 256, 512]
-        enc, at = [C(3, 128, 3, padding=1)], 128
+        width, last = [channels * m for m in (1, 1, 2, 2, 4)], 4 * channels
+        enc, at = [C(3, channels, 3, padding=1)], channels
         for level, c in enumerate(width):
-            for _ in range(2):
+            for _ in range(blocks):
                 enc += [Res(at, c)] + ([Attn(c)] if level == 4 else [])
                 at = c
             enc += [Down(c)] if level < 4 else []
-        enc += [Res(512, 512), Attn(512), Res(512, 512), G(32, 512, 1e-6), torch.nn.SiLU(), C(512, 256, 3, padding=1), C(256, 8, 1)]
-        dec = [C(8, 256, 1), C(256, 512, 3, padding=1), Res(512, 512), Attn(512), Res(512, 512)]
-        at = 512
+        enc += [Res(last, last), Attn(last), Res(last, last), G(32, last, 1e-6), torch.nn.SiLU()]
+        enc += [C(last, latent, 3, padding=1), C(latent, 8, 1)]
+        dec = [C(8, latent, 1), C(latent, last, 3, padding=1), Res(last, last), Attn(last), Res(last, last)]
+        at = last
         for level, c in reversed(list(enumerate(width))):
-            for _ in range(3):
+            for _ in range(blocks + 1):
                 dec += [Res(at, c)] + ([Attn(c)] if level == 4 else [])
                 at = c
             dec += [torch.nn.Upsample(scale_factor=2), C(c, c, 3, padding=1)] if level > 0 else []
-        dec += [G(32, 128, 1e-6), torch.nn.SiLU(), C(128, 3, 3, padding=1)]
+        dec += [G(32, channels, 1e-6), torch.nn.SiLU(), C(channels, 3, 3, padding=1)]
         self.encoder, self.decoder = S(*enc), S(*dec)
-        self.codebook = torch.nn.Parameter(F.normalize(torch.rand(16384, 8) * 2 - 1))
+        self.codebook = torch.nn.Parameter(F.normalize(torch.rand(codes, 8) * 2 - 1))
 
-    def loss(self, x):
-        z = F.normalize(self.encoder(x), dim=1).permute(0, 2, 3, 1)
+    def forward(self, x):
+        """The reconstruction, and the quantiser's terms; codes are chosen in float32."""
+        z = F.normalize(self.encoder(x).float(), dim=1).permute(0, 2, 3, 1)
         book = F.normalize(self.codebook)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             ids = torch.argmax(z.reshape(-1, 8) @ book.T, 1)
         e = book[ids].view_as(z)
-        vq, commit = F.mse_loss(e, z.detach()), 0.25 * F.mse_loss(z, e.detach())
-        y = self.decoder((z + (e - z).detach()).permute(0, 3, 1, 2))
-        return F.mse_loss(y, x) + vq + commit
+        terms = F.mse_loss(e, z.detach()) + 0.25 * F.mse_loss(z, e.detach())
+        return self.decoder((z + (e - z).detach()).permute(0, 3, 1, 2)), terms
+
+    def loss(self, x):
+        y, terms = self(x)
+        return F.mse_loss(y, x) + terms
+
+
+def patch_gan(channels=64):
+    """PatchGAN's discriminator, as LlamaGen has it."""
+    layers, at = [torch.nn.Conv2d(3, channels, 4, 2, 1), torch.nn.LeakyReLU(0.2)], channels
+    for i in (1, 2, 3):
+        out = channels << i
+        layers += [torch.nn.Conv2d(at, out, 4, 2 if i < 3 else 1, 1, bias=False), torch.nn.BatchNorm2d(out), torch.nn.LeakyReLU(0.2)]
+        at = out
+    return torch.nn.Sequential(*layers, torch.nn.Conv2d(at, 1, 4, 1, 1))
+
+
+class GanStep:
+    """A step of stage 1: squared error, quantiser, hinge loss of weight 0.5; then the discriminator's half."""
+
+    def __init__(self, a):
+        self.device, self.bf16 = a.device, a.bf16
+        net = Tokenizer(32, 1, 64, 1024) if a.network == "demo" else Tokenizer()
+        self.net, self.judge = (m.to(a.device, memory_format=torch.channels_last) for m in (net, patch_gan()))
+        self.x = (torch.rand(a.batch, 3, a.side, a.side) * 2 - 1).to(a.device).contiguous(memory_format=torch.channels_last)
+        how = {"lr": 1e-4, "betas": (0.9, 0.95), "weight_decay": 0.05}
+        if a.device != "cpu":
+            how["fused"] = True
+        self.updates = [(m, torch.optim.AdamW(m.parameters(), **how)) for m in (self.net, self.judge)]
+
+    def update(self, which, loss):
+        net, opt = self.updates[which]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        opt.step()
+        opt.zero_grad(set_to_none=True)
+
+    def autocast(self):
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def __call__(self):
+        self.judge.requires_grad_(False)
+        with self.autocast():
+            fake, terms = self.net(self.x)
+            of_generator = F.mse_loss(fake.float(), self.x) + terms - 0.5 * self.judge(fake).float().mean()
+        self.update(0, of_generator)
+        self.judge.requires_grad_(True)
+        with self.autocast():
+            real, unreal = self.judge(self.x).float(), self.judge(fake.detach()).float()
+            of_judge = 0.25 * (F.relu(1 - real).mean() + F.relu(1 + unreal).mean())
+        self.update(1, of_judge)
+        return of_generator.item() + of_judge.item()  # the log's, which wait for the device
 
 
 # ------------------------------------------------------------------------------------------------ commands
@@ -296,6 +356,17 @@ def speed_vq(a):
         net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     p = dict(net.named_parameters())
     speed(list(p.values()), lambda: net.loss(x), optimizer(p, 1e-4, 0.0), a.repeat, a.batch, "pictures")
+
+
+def speed_gan(a):
+    torch.backends.cudnn.benchmark = True
+    step = GanStep(a)
+    for _ in range(3):
+        step()
+    time_of = seconds(step, a.repeat)
+    kind = "bf16" if a.bf16 else "f32"
+    print(f"{a.network} with PatchGAN, {a.batch} x {a.side}x{a.side}, {kind}, PyTorch {torch.__version__} on {a.device}: "
+          f"{1e3 * time_of:.2f} ms a step, {a.batch / time_of:.1f} pictures/s")
 
 
 def curve(a):
@@ -337,6 +408,12 @@ def main():
     vq.add_argument("--side", type=int, default=128)
     vq.add_argument("--batch", type=int, default=1)
     vq.add_argument("--channels-last", action="store_true")
+    gan = commands.add_parser("speed-gan")
+    gan.add_argument("--device", default="cpu")
+    gan.add_argument("--network", choices=("VQ-f16", "demo"), default="VQ-f16")
+    gan.add_argument("--side", type=int, default=256)
+    gan.add_argument("--batch", type=int, default=16)
+    gan.add_argument("--bf16", action="store_true")
     c = commands.add_parser("curve")
     for name in ("init", "codes", "labels"):
         c.add_argument("--" + name, required=True)
@@ -353,7 +430,7 @@ def main():
     if a.threads:
         torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
-    {"speed-ar": speed_ar, "speed-vq": speed_vq, "curve": curve}[a.command](a)
+    {"speed-ar": speed_ar, "speed-vq": speed_vq, "speed-gan": speed_gan, "curve": curve}[a.command](a)
 
 
 if __name__ == "__main__":
