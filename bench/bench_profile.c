@@ -48,13 +48,11 @@ static double percent(double part, double whole)
 static void shape_text(const struct tensor *t, char *out, size_t size)
 {
     size_t used = 0;
-    for (int i = 0; i < t->ndim && used < size; i++)
-        used += (size_t)snprintf(out + used, size - used, "%s%lld",
-                                 i                   ? "x"
-                                 : t->type == T_BF16 ? "bf16 "
-                                                     : "",
-                                 (long long)t->shape[i]);
-    if (t->ndim == 0) *out = '\0';
+    *out = '\0';
+    for (int i = 0; i < t->ndim && used < size; i++) {
+        const char *before = i ? "x" : t->type == T_BF16 ? "bf16 " : "";
+        used += (size_t)snprintf(out + used, size - used, "%s%lld", before, (long long)t->shape[i]);
+    }
 }
 
 static void print_shapes(const struct profile *p, const char *op, double steps)
@@ -294,19 +292,22 @@ int main(int argc, char **argv)
     int at = 1;
     bench.steps = 5;
     for (; at < argc && argv[at][0] == '-'; at++) {
-        bool more = at + 1 < argc;
-        if (strcmp(argv[at], "--f32") == 0)
+        const char *name = argv[at], *value = at + 1 < argc ? argv[at + 1] : NULL;
+        if (strcmp(name, "--f32") == 0) {
             f32 = true;
-        else if (more && strcmp(argv[at], "--device") == 0)
-            options.device = argv[++at];
-        else if (more && strcmp(argv[at], "--steps") == 0)
-            bench.steps = atoi(argv[++at]);
-        else if (more && strcmp(argv[at], "--batch") == 0)
-            bench.batch = atoi(argv[++at]);
+            continue;
+        }
+        if (value && strcmp(name, "--device") == 0)
+            options.device = value;
+        else if (value && strcmp(name, "--steps") == 0)
+            bench.steps = atoi(value);
+        else if (value && strcmp(name, "--batch") == 0)
+            bench.batch = atoi(value);
         else {
-            fprintf(stderr, "bench_profile: what is %s?\n", argv[at]);
+            fprintf(stderr, "bench_profile: %s is not known, or wants a value\n", name);
             return 2;
         }
+        at++;
     }
     if (bench.steps < 1 || bench.steps > MOST_STEPS) bench.steps = 5;
     if (aim_context_create(&options, &bench.ctx) != AIM_OK) {

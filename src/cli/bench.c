@@ -106,6 +106,18 @@ static void print_json(const char *preset, const aim_bench_result *painting, int
 
 /* ------------------------------------------------------------------------------------------------------ the run */
 
+/* Before the first result. */
+static void print_device(const struct cli *cli)
+{
+    if (!cli->args.json) {
+        printf("guidance on, random weights; %s\n", aim_context_device(cli->ctx));
+        return;
+    }
+    printf("{\"device\": ");
+    cli_json_string(aim_context_device(cli->ctx));
+    printf(", \"presets\": [");
+}
+
 static int bench_preset(struct cli *cli, const struct plan *p, int index)
 {
     static const aim_weights weights[] = {AIM_WEIGHTS_AUTO, AIM_WEIGHTS_F32, AIM_WEIGHTS_BF16};
@@ -114,6 +126,7 @@ static int bench_preset(struct cli *cli, const struct plan *p, int index)
     CLI_TRY(cli_library(cli, aim_bench(cli->ctx, preset, weights[cli->args.weights], p->batches, p->batch_count, painting)));
     CLI_TRY(cli_library(cli, aim_bench_train(cli->ctx, preset, p->training, &training)));
     progress_end(&cli->progress);
+    if (index == 0) print_device(cli);
     if (cli->args.json && index) printf(", ");
     (cli->args.json ? print_json : print_table)(preset, painting, p->batch_count, &training);
     return STATUS_OK;
@@ -123,13 +136,6 @@ int command_bench(struct cli *cli)
 {
     struct plan p = make_plan(&cli->args);
     CLI_TRY(cli_open_context(cli));
-    if (cli->args.json) {
-        printf("{\"device\": ");
-        cli_json_string(aim_context_device(cli->ctx));
-        printf(", \"presets\": [");
-    } else {
-        printf("guidance on, random weights; %s\n", aim_context_device(cli->ctx));
-    }
     for (int i = 0; i < p.preset_count; i++) CLI_TRY(bench_preset(cli, &p, i));
     if (cli->args.json) printf("]}\n");
     return STATUS_OK;

@@ -33,24 +33,16 @@ static aim_status wait_for(struct exec *ex, const struct tensor *t)
     return ex->backend->memory.download(ex->backend, &value, t->data, sizeof value);
 }
 
-aim_status limits_wait(struct exec *ex)
-{
-    struct tensor *t = tensor_new(ex, T_F32, SHAPE(1));
-    aim_status status = t ? tensor_zero(ex, t) : ex->status;
-    if (status == AIM_OK) status = wait_for(ex, t);
-    tensor_drop(t);
-    return status;
-}
-
 aim_status limits_copy(struct exec *ex, double *bytes_per_second)
 {
     struct backend *be = ex->backend;
     int64_t n = be->memory.host ? (int64_t)1 << 26 : (int64_t)1 << 28;
     struct tensor *a = tensor_new(ex, T_F32, SHAPE(n)), *b = tensor_new(ex, T_F32, SHAPE(n));
     double times[REPEATS] = {0};
-    aim_status status = a && b ? tensor_zero(ex, a) : ex->status;
-    if (status == AIM_OK) status = tensor_zero(ex, b);
-    for (int i = 0; i < REPEATS && status == AIM_OK; i++) {
+    bool made = a && b;
+    aim_status status = made ? tensor_zero(ex, a) : ex->status;
+    if (made && status == AIM_OK) status = tensor_zero(ex, b);
+    for (int i = 0; i < REPEATS && made && status == AIM_OK; i++) {
         enum { COPIES = 4 };
         status = wait_for(ex, b);
         double start = limits_clock();
@@ -115,9 +107,10 @@ aim_status limits_product(struct exec *ex, bool bf16, double *operations_per_sec
     } else {
         w = tensor_keep(x);
     }
+    bool made = values && x && y && w;
     aim_status status = ex->status;
-    if (status == AIM_OK && host) status = be->op.pack(be, values, w);
-    if (status == AIM_OK) status = time_product(ex, x, w, y, &seconds);
+    if (made && host) status = be->op.pack(be, values, w);
+    if (made && status == AIM_OK) status = time_product(ex, x, w, y, &seconds);
     struct tensor *all[] = {values, x, w, y};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) tensor_drop(all[i]);
     *operations_per_second = 2.0 * (double)n * (double)n * (double)n / seconds;

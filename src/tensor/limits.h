@@ -10,9 +10,6 @@ double limits_clock(void);
 /* The middle one of n values, which are sorted. */
 double limits_median(double *values, size_t n);
 
-/* Waits until the backend has done what it was asked for. */
-aim_status limits_wait(struct exec *ex);
-
 /* Bytes read and written per second by copies too large for any cache. */
 aim_status limits_copy(struct exec *ex, double *bytes_per_second);
 

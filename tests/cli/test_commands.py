@@ -475,5 +475,20 @@ class Tiers(Case):
         self.assertLessEqual(abs(nll[0] / nll[1] - 1), 1e-5)
 
 
+class Bench(Case):
+    def test_numbers(self):
+        got = self.succeed_json("bench", "--preset", "tiny", "--batch", "2")
+        self.assertEqual([p["preset"] for p in got["presets"]], ["tiny"])
+        tiny = got["presets"][0]
+        self.assertEqual([b["batch"] for b in tiny["batches"]], [2])
+        for values in (tiny["batches"][0], tiny["training"]):
+            self.assertTrue(all(v > 0 for v in values.values()), values)
+        info = self.succeed_json("info", "-m", GROUP)["generator"]  # tiny too
+        self.assertEqual(tiny["training"]["token_operations"], 6 * info["parameters"])
+
+    def test_unknown_preset(self):
+        self.assertIn("AiM-XL", self.fail_with("bench", "--preset", "huge"))
+
+
 if __name__ == "__main__":
     main()

@@ -439,6 +439,7 @@ int main(void)
         cmocka_unit_test(layouts),        cmocka_unit_test(value_by_value), cmocka_unit_test(pool_and_blur),
         cmocka_unit_test(means),          cmocka_unit_test(lpips),
     };
+    cmocka_set_test_filter(getenv("AIM_TEST_FILTER")); /* for slow checkers */
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     gpu_close(&gpu);
     return failed;
