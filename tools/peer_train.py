@@ -43,9 +43,13 @@ import statistics
 import struct
 import time
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+
+try:
+    import numpy as np
+except ImportError:  # it is for reading files alone
+    np = None
 
 HEADDIM, EPS = 64, 1e-5
 
