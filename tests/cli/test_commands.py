@@ -4,8 +4,9 @@ import json
 import math
 import os
 import struct
+import unittest
 
-from support import (ADALN, GROUP, IMAGES, TORCH, Case, golden_picture, main, png_text, read_npy, read_npz, read_png,
+from support import (ADALN, GROUP, IMAGES, SANITIZED, TORCH, Case, golden_picture, main, png_text, read_npy, read_npz, read_png,
                      read_safetensors, relative_error, to_bytes, write_npy)
 
 AR = os.path.join(GROUP, "expected_ar.safetensors")
@@ -476,6 +477,7 @@ class Tiers(Case):
 
 
 class Bench(Case):
+    @unittest.skipIf(SANITIZED, "what is measured takes minutes with sanitizers")
     def test_numbers(self):
         got = self.succeed_json("bench", "--preset", "tiny", "--batch", "2")
         self.assertEqual([p["preset"] for p in got["presets"]], ["tiny"])

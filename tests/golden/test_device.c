@@ -123,7 +123,8 @@ static void compare(struct side sides[2], const char *what, const struct toleran
                           how->bf16 ? "bf16" : "f32", name, gap / own, own / longest);
             wrong++;
         }
-    print_message("%s, %s: worst gradient off by %.2g of its length %s\n", what, how->bf16 ? "bf16" : "f32", worst, worst_name);
+    print_message("%s, %s: beyond the residue the worst gradient is off by %.2g of its length %s\n", what,
+                  how->bf16 ? "bf16" : "f32", worst, worst_name);
     assert_int_equal(wrong, 0);
 }
 
