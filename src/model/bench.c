@@ -100,7 +100,7 @@ static aim_status bench(aim_model *m, const int *batches, int count, aim_bench_r
 {
     double copy = 0, product = 0;
     TRY(limits_copy(&m->ex, &copy));
-    TRY(limits_product(&m->ex, m->weights == AIM_WEIGHTS_BF16, &product));
+    TRY(limits_product(&m->ex, m->weights != AIM_WEIGHTS_F32, &product));
     exec_clear(&m->ex); /* what that took must not count as the model's */
     for (int i = 0; i < count; i++) {
         results[i] = (aim_bench_result){.bytes_per_second = copy, .operations_per_second = product};
