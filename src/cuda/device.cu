@@ -90,9 +90,9 @@ static void state_free(void *state)
 {
     struct cuda *c = (struct cuda *)state;
     if (c->stream) cudaStreamSynchronize(c->stream);
+    cuda_clock_free(c);
     cuda_images_free(c);
     cuda_dense_free(c);
-    cuda_clock_free(c);
     if (c->scratch) cudaFree(c->scratch);
     if (c->blas) cublasLtDestroy(c->blas);
     if (c->stream) cudaStreamDestroy(c->stream);
@@ -134,6 +134,7 @@ aim_status cuda_attach(struct backend *be, int ordinal)
     be->threads = be->ctx->threads;
     be->activation = T_BF16;
     be->overwrites = true;
+    be->clock = cuda_clock;
     be->memory.take = take;
     be->memory.give = give;
     be->memory.upload = upload;
@@ -141,7 +142,6 @@ aim_status cuda_attach(struct backend *be, int ordinal)
     be->memory.copy = copy;
     be->memory.zero = zero;
     be->memory.available = available;
-    be->clock = cuda_clock;
     be->decoder = &cuda_decoder;
 #define OP(name, parameters) be->op.name = cuda_##name;
 #include "tensor/ops.def"

@@ -97,11 +97,11 @@ struct backend {
     enum tensor_type activation; /* of activations while bf16 is set: T_BF16 where kernels work on such tensors, else T_F32 */
     bool overwrites;             /* its kernels know fresh gradients (tape_grad_fresh) */
     struct ops op;
+    struct profile *profile; /* what stands in front of op and memory now (tensor/profile.h), or NULL */
+    struct device_clock clock;
     const struct decoder_ops *decoder; /* paints whole sequences (tensor/decoder.h); NULL: nothing beyond the ops */
     struct device_memory memory;
-    struct device_clock clock;
-    struct profile *profile; /* what stands in front of the kernels now (tensor/profile.h), or NULL */
-    void *state;             /* the dense library's, or the device's; freed by state_free */
+    void *state; /* the dense library's, or the device's; freed by state_free */
     void (*state_free)(void *state);
 };
 
