@@ -88,6 +88,12 @@ aim_status aim_fail_errno(aim_context *ctx, const char *format, ...)
     return aim_fail(ctx, AIM_ERR_IO, "%s: %s", line, strerror(code));
 }
 
+aim_status context_advise(aim_context *ctx, aim_status status, const char *advice)
+{
+    if (status != AIM_ERR_MEMORY || strstr(ctx->error, "; ")) return status;
+    return aim_fail(ctx, status, "%s; %s", ctx->error, advice);
+}
+
 void aim_log(aim_context *ctx, aim_log_level level, const char *format, ...)
 {
     if (!ctx->log) return;

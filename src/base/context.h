@@ -45,6 +45,10 @@ aim_status aim_fail(aim_context *ctx, aim_status status, const char *format, ...
 /* The same for failed system calls: appends strerror(errno). */
 aim_status aim_fail_errno(aim_context *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Ends the message of a failure for want of memory with what to do about it, unless it tells (behind a semicolon) already.
+ * Returns status. */
+aim_status context_advise(aim_context *ctx, aim_status status, const char *advice);
+
 void aim_log(aim_context *ctx, aim_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Reports progress; AIM_ERR_CANCELLED (with its message) when the caller asks to stop. */

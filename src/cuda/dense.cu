@@ -148,7 +148,7 @@ void cuda_dense_free(struct cuda *c)
         next = plan->next;
         plan_free(plan);
     }
-    cudaFree(all->workspace);
+    cuda_give(c, all->workspace, all->workspace ? (size_t)WORKSPACE : 0);
     free(all);
     c->products = NULL;
 }

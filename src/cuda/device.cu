@@ -10,31 +10,47 @@ extern "C" {
 aim_status cuda_check(aim_context *ctx, cudaError_t error, const char *what)
 {
     if (error == cudaSuccess) return AIM_OK;
-    if (error == cudaErrorMemoryAllocation)
-        return aim_fail(ctx, AIM_ERR_MEMORY, "the GPU is out of memory; use a smaller --batch (%s)", what);
+    if (error == cudaErrorMemoryAllocation) return aim_fail(ctx, AIM_ERR_MEMORY, "the GPU is out of memory (%s)", what);
     return aim_fail(ctx, AIM_ERR_INTERNAL, "CUDA: %s (%s)", cudaGetErrorString(error), what);
 }
 
 /* ------------------------------------------------------------------------------------------------- memory */
 
+/* Twins, which work on threads of their own, share the account. */
+static void account(struct cuda *c, int64_t bytes)
+{
+    struct device_memory *m = c->account;
+    int64_t used = __atomic_add_fetch(&m->used, bytes, __ATOMIC_RELAXED), peak = __atomic_load_n(&m->peak, __ATOMIC_RELAXED);
+    while (used > peak && !__atomic_compare_exchange_n(&m->peak, &peak, used, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        continue;
+}
+
 static void *take(struct backend *be, size_t bytes, enum memory_tag tag)
 {
     void *data = NULL;
-    struct device_memory *m = &be->memory;
     (void)tag;
-    if (cuda_check(be->ctx, cudaMalloc(&data, bytes ? bytes : 1), "cudaMalloc") != AIM_OK) {
+    cudaError_t error = cudaMalloc(&data, bytes ? bytes : 1);
+    if (error == cudaErrorMemoryAllocation)
+        aim_fail(be->ctx, AIM_ERR_MEMORY, "the GPU is out of memory: %.1f MB more were needed", (double)bytes / 1e6);
+    else
+        cuda_check(be->ctx, error, "cudaMalloc");
+    if (error != cudaSuccess) {
         cudaGetLastError(); /* it has been told: the next launch must not find it */
         return NULL;
     }
-    m->used += (int64_t)bytes;
-    if (m->used > m->peak) m->peak = m->used;
+    account(cuda_of(be), (int64_t)bytes);
     return data;
+}
+
+void cuda_give(struct cuda *c, void *data, size_t bytes)
+{
+    account(c, -(int64_t)bytes);
+    if (data) cudaFree(data);
 }
 
 static void give(struct backend *be, void *data, size_t bytes)
 {
-    be->memory.used -= (int64_t)bytes;
-    cudaFree(data);
+    cuda_give(cuda_of(be), data, bytes);
 }
 
 static aim_status upload(struct backend *be, void *to, const void *host, size_t bytes)
@@ -93,7 +109,7 @@ static void state_free(void *state)
     cuda_clock_free(c);
     cuda_images_free(c);
     cuda_dense_free(c);
-    if (c->scratch) cudaFree(c->scratch);
+    cuda_give(c, c->scratch, c->scratch_bytes);
     if (c->blas) cublasLtDestroy(c->blas);
     if (c->stream) cudaStreamDestroy(c->stream);
     free(c);
@@ -122,12 +138,33 @@ static aim_status find_device(struct backend *be, struct cuda *c)
     return AIM_OK;
 }
 
-aim_status cuda_attach(struct backend *be, int ordinal)
+/* A thread has a current device, which is the first GPU until it says otherwise. */
+static aim_status enter(struct backend *be)
+{
+    CUDA_TRY(be, cudaSetDevice(cuda_of(be)->ordinal));
+    return AIM_OK;
+}
+
+static aim_status twin(struct backend *be, aim_context *worker, struct backend **out);
+
+/* Tokens wait for each other, pictures do not: the first backend's kernels go before those of its twin. */
+static aim_status create_stream(struct backend *be, struct cuda *c)
+{
+    int least = 0, greatest = 0;
+    bool first = c->account == &be->memory;
+    CUDA_TRY(be, cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    CUDA_TRY(be, cudaStreamCreateWithPriority(&c->stream, cudaStreamNonBlocking, first ? greatest : least));
+    return AIM_OK;
+}
+
+/* `elder`: whose twin this will be, or NULL. */
+static aim_status attach(struct backend *be, int ordinal, struct backend *elder)
 {
     struct cuda *c = (struct cuda *)calloc(1, sizeof *c);
     if (!c) return aim_fail(be->ctx, AIM_ERR_MEMORY, "out of memory");
     c->ctx = be->ctx;
     c->ordinal = ordinal;
+    c->account = elder ? cuda_of(elder)->account : &be->memory;
     be->state = c;
     be->state_free = state_free;
     if (be->ctx->threads == 0) be->ctx->threads = 1;
@@ -142,13 +179,28 @@ aim_status cuda_attach(struct backend *be, int ordinal)
     be->memory.copy = copy;
     be->memory.zero = zero;
     be->memory.available = available;
+    be->twin = twin;
+    be->enter = enter;
     be->decoder = &cuda_decoder;
 #define OP(name, parameters) be->op.name = cuda_##name;
 #include "tensor/ops.def"
 #undef OP
     TRY(find_device(be, c));
-    CUDA_TRY(be, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
+    TRY(create_stream(be, c));
     if (cublasLtCreate(&c->blas) != CUBLAS_STATUS_SUCCESS)
         return aim_fail(be->ctx, AIM_ERR_UNSUPPORTED, "cuBLASLt cannot be started on this GPU");
     return cuda_images_create(c);
+}
+
+aim_status cuda_attach(struct backend *be, int ordinal)
+{
+    return attach(be, ordinal, NULL);
+}
+
+static aim_status twin(struct backend *be, aim_context *worker, struct backend **out)
+{
+    struct backend *made = *out = (struct backend *)mem_zero(worker, 1, sizeof *made, MEM_MISC);
+    if (!made) return AIM_ERR_MEMORY;
+    made->ctx = worker;
+    return attach(made, cuda_of(be)->ordinal, be);
 }

@@ -19,7 +19,8 @@ typedef __nv_bfloat16 bf16;
 struct cuda {
     aim_context *ctx;
     int ordinal, multiprocessors;
-    size_t shared_limit; /* bytes of shared memory a block may ask for */
+    size_t shared_limit;           /* bytes of shared memory a block may ask for */
+    struct device_memory *account; /* where `used` and `peak` stand: a twin's are its elder's */
     cudaStream_t stream;
     cublasLtHandle_t blas;
     void *dnn;      /* cudnnHandle_t; NULL in a build without cuDNN */
@@ -45,6 +46,9 @@ static inline aim_status cuda_launched(struct backend *be, const char *op)
 }
 
 #define CUDA_TRY(be, call) TRY(cuda_check((be)->ctx, (call), #call))
+
+/* be->memory.give for what is freed with the state; NULL (of 0 bytes) is allowed. */
+void cuda_give(struct cuda *c, void *data, size_t bytes);
 
 /*
  * Memory for the time of one op, 256-byte aligned: the ops of a stream follow each other, so one block serves all. NULL with

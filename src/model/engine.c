@@ -41,13 +41,29 @@ static struct sizes sizes_of(const struct ar_config *c)
     };
 }
 
-/* `count` values of every stream: the next part of the block, or nothing but its size while there is no block. */
-static void *part(struct engine *e, int64_t count, size_t size)
+/* The next `count` values of the block, or nothing but their size while there is no block. */
+static void *take(struct engine *e, int64_t count, size_t size)
 {
     enum { ALIGNMENT = 256 };
     void *data = e->block ? (char *)e->block + e->bytes : NULL;
-    e->bytes += ((size_t)(count * e->capacity) * size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    e->bytes += ((size_t)count * size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     return data;
+}
+
+/* `count` values of every stream. */
+static void *part(struct engine *e, int64_t count, size_t size)
+{
+    return take(e, count * e->capacity, size);
+}
+
+static void lay_out_classes(struct engine *e, const struct ar_config *c)
+{
+    struct class_table *t = &e->classes;
+    int64_t d = c->d_model;
+    t->rows = class_table_rows(c, e->capacity);
+    t->embedding = take(e, t->rows * d, sizeof(float));
+    t->modulation = take(e, t->rows * c->n_layer * 3 * d, sizeof(float));
+    t->final_modulation = take(e, t->rows * 2 * d, sizeof(float));
 }
 
 /* Sets the pointers into e->block, and e->bytes to the size of it all. `stepping`: with what the ops need. */
@@ -56,10 +72,11 @@ static void lay_out(struct engine *e, const struct ar_config *c, bool stepping)
     struct sizes s = sizes_of(c);
     int64_t layers = c->n_layer, T = c->num_tokens;
     e->bytes = 0;
+    lay_out_classes(e, c);
+    if (!stepping) return;
     e->modulation = part(e, layers * s.modulation, sizeof(float));
     e->final_modulation = part(e, s.final_modulation, sizeof(float));
-    e->work = part(e, stepping ? s.work : c->d_model, sizeof(float));
-    if (!stepping) return;
+    e->work = part(e, s.work, sizeof(float));
     e->u = part(e, layers * s.u, sizeof(float));
     e->b = part(e, layers * s.b, sizeof(float));
     e->decay = part(e, layers * s.decay, sizeof(float));
@@ -129,6 +146,7 @@ static aim_status engine_new(const struct ar *ar, int64_t capacity, bool steppin
     e->block = be->memory.take(be, e->bytes, MEM_CACHE);
     if (!e->block) return AIM_ERR_MEMORY;
     lay_out(e, &ar->config, stepping);
+    TRY(class_table_open(&e->classes, ar, &e->ex));
     if (!stepping) return AIM_OK;
     e->caches = mem_zero(ctx, (size_t)ar->config.n_layer, sizeof *e->caches, MEM_CACHE);
     if (!e->caches) return AIM_ERR_MEMORY;
@@ -168,8 +186,9 @@ static aim_status create_decoder(struct engine *e)
                                       .norm_f = ar->norm_f,
                                       .norm_final = ar->norm_final,
                                       .layers = layers};
+    const struct class_table *t = &e->classes;
     struct decoder_classes classes = {
-        .rows = e->capacity, .embedding = e->work, .modulation = e->modulation, .final_modulation = e->final_modulation};
+        .rows = t->rows, .embedding = t->embedding, .modulation = t->modulation, .final_modulation = t->final_modulation};
     aim_status status = be->decoder->create(be, &network, &classes, e->capacity, &e->decoder);
     mem_free(layers);
     return status;
@@ -190,6 +209,7 @@ void engine_free(struct engine *e)
     if (!e) return;
     struct backend *be = e->ar->ctx->backend;
     if (e->decoder) be->decoder->free(e->decoder);
+    class_table_free(&e->classes);
     if (e->block) be->memory.give(be, e->block, e->bytes);
     mem_free(e->caches);
     exec_clear(&e->ex);
@@ -254,38 +274,6 @@ aim_status engine_step(struct engine *e, const int32_t *tokens, int64_t t)
 
 /* -------------------------------------------------------------------------------------------- the first step */
 
-/* Copies a tensor (NULL after a failure) to where the engine keeps it. */
-static void put(struct engine *e, float *to, const struct tensor *from)
-{
-    if (!from) return;
-    struct tensor table = *from;
-    table.data = to;
-    tensor_copy(&e->ex, &table, from);
-}
-
-/* Modulations of `count` classes into the first rows of the tables, and their embeddings into e->work. */
-static aim_status condition(struct engine *e, const int32_t *labels, int64_t count)
-{
-    const struct ar *ar = e->ar;
-    struct exec *ex = &e->ex;
-    int64_t d = ar->config.d_model;
-    ex->status = AIM_OK;
-    struct tensor *embedding = ar_class_embedding(ex, ar, labels, count);
-    struct ar_conditions conditions = ar_conditions(ex, ar, embedding);
-    put(e, e->work, embedding);
-    for (int l = 0; l < ar->config.n_layer; l++) {
-        struct tensor *mod = ar_modulation(ex, ar, &conditions, l);
-        put(e, e->modulation + l * e->capacity * 3 * d, mod);
-        tensor_drop(mod);
-    }
-    struct tensor *final = ar_final_modulation(ex, ar, &conditions);
-    put(e, e->final_modulation, final);
-    tensor_drop(final);
-    tensor_drop(embedding);
-    ar_conditions_drop(&conditions);
-    return ex->status;
-}
-
 static aim_status copy_row(struct engine *e, float *table, int64_t width, int64_t to, int64_t from, int64_t used)
 {
     struct backend *be = e->ar->ctx->backend;
@@ -326,8 +314,23 @@ static int64_t distinct(const int32_t *labels, int64_t count, int32_t *classes, 
     return found;
 }
 
-/* The first step of the classes, then of every stream; rows (streams) as distinct() gave them. */
-static aim_status begin(struct engine *e, const int32_t *classes, int64_t count, const int32_t *row)
+/* Makes the class in row `row` of the table what stream `to` starts with. */
+static aim_status start_stream(struct engine *e, int64_t to, int64_t row)
+{
+    const struct class_table *t = &e->classes;
+    struct backend *be = e->ar->ctx->backend;
+    int64_t d = e->ar->config.d_model, layers = e->ar->config.n_layer;
+    size_t bytes = (size_t)d * sizeof(float);
+    for (int64_t l = 0; l < layers; l++)
+        TRY(be->memory.copy(be, e->modulation + (l * e->capacity + to) * 3 * d, t->modulation + (l * t->rows + row) * 3 * d,
+                            3 * bytes));
+    TRY(be->memory.copy(be, e->final_modulation + to * 2 * d, t->final_modulation + row * 2 * d, 2 * bytes));
+    return be->memory.copy(be, e->work + to * d, t->embedding + row * d, bytes);
+}
+
+/* The first step of the classes, found in rows `at` (count) of their table, then of every stream; row (streams) as distinct()
+ * gave it. */
+static aim_status begin(struct engine *e, const int32_t *at, int64_t count, const int32_t *row)
 {
     const struct ar_config *c = &e->ar->config;
     struct backend *be = e->ar->ctx->backend;
@@ -335,7 +338,7 @@ static aim_status begin(struct engine *e, const int32_t *classes, int64_t count,
     struct sizes s = sizes_of(c);
     TRY(be->memory.zero(be, e->conv, layers * (size_t)s.conv));
     if (s.state) TRY(be->memory.zero(be, e->state, layers * (size_t)s.state));
-    TRY(condition(e, classes, count));
+    for (int64_t k = 0; k < count; k++) TRY(start_stream(e, k, at[k]));
     TRY(run(e, count, 0));
     for (int64_t i = e->streams - 1; i >= 0; i--) TRY(copy_stream(e, i, row[i])); /* from the end: sources are still intact */
     return AIM_OK;
@@ -343,10 +346,13 @@ static aim_status begin(struct engine *e, const int32_t *classes, int64_t count,
 
 aim_status engine_begin(struct engine *e, const int32_t *labels, int64_t streams)
 {
-    int32_t *classes = mem_array(e->ar->ctx, (size_t)(2 * streams), sizeof *classes, MEM_MISC), *row = classes + streams;
+    int32_t *classes = mem_array(e->ar->ctx, (size_t)(3 * streams), sizeof *classes, MEM_MISC);
     if (!classes) return AIM_ERR_MEMORY;
+    int32_t *row = classes + streams, *at = row + streams;
+    int64_t count = distinct(labels, streams, classes, row);
     e->streams = streams;
-    aim_status status = begin(e, classes, distinct(labels, streams, classes, row), row);
+    aim_status status = class_table_find(&e->classes, classes, count, at);
+    if (status == AIM_OK) status = begin(e, at, count, row);
     mem_free(classes);
     return status;
 }
@@ -378,7 +384,8 @@ aim_status engine_sample(struct engine *e, const struct sampling *how, int64_t p
 
 /* What engine_paint works with, in the host's memory. */
 struct painting {
-    int32_t *labels, *classes, *row; /* (streams) */
+    int32_t *labels, *classes, *row; /* (streams): as distinct() has them */
+    int32_t *at;                     /* (streams): where the classes are in their table */
     int32_t *codes;                  /* (T, pictures) */
     double *uniform;                 /* (T, pictures) */
     int64_t count;                   /* of different classes */
@@ -392,7 +399,7 @@ static aim_status paint_op_by_op(struct engine *e, const struct engine_job *job,
     TRY(be->memory.upload(be, e->uniform, p->uniform, (size_t)(T * n) * sizeof *p->uniform));
     for (int64_t t = 0; t < T; t++) {
         int32_t *drawn = e->tokens + t * n;
-        TRY(t ? step(e, t) : begin(e, p->classes, p->count, p->row));
+        TRY(t ? step(e, t) : begin(e, p->at, p->count, p->row));
         TRY(sample(e, &job->how, n, e->uniform + t * n, drawn));
         TRY(be->memory.copy(be, e->ids, drawn, row));
         if (e->streams > n) TRY(be->memory.copy(be, e->ids + n, drawn, row)); /* both guidance streams get the same token */
@@ -403,6 +410,7 @@ static aim_status paint_op_by_op(struct engine *e, const struct engine_job *job,
 
 static aim_status paint_by_decoder(struct engine *e, const struct engine_job *job, const struct painting *p)
 {
+    for (int64_t i = 0; i < e->streams; i++) p->row[i] = p->at[p->row[i]];
     struct decoder_job work = {.pictures = job->pictures,
                                .streams = e->streams,
                                .classes = p->row,
@@ -411,7 +419,6 @@ static aim_status paint_by_decoder(struct engine *e, const struct engine_job *jo
                                .codes = p->codes,
                                .progress = job->progress,
                                .user = job->user};
-    TRY(condition(e, p->classes, p->count));
     return e->ar->ctx->backend->decoder->paint(e->decoder, &work);
 }
 
@@ -420,6 +427,7 @@ static aim_status paint(struct engine *e, const struct engine_job *job, struct p
     int64_t T = e->ar->config.num_tokens, n = job->pictures;
     for (int64_t i = 0; i < e->streams; i++) p->labels[i] = i < n ? job->labels[i] : e->ar->config.num_classes;
     p->count = distinct(p->labels, e->streams, p->classes, p->row);
+    TRY(class_table_find(&e->classes, p->classes, p->count, p->at));
     for (int64_t i = 0; i < T * n; i++) {
         struct philox4 r = philox(job->seed, job->first_index + (uint64_t)(i % n), (uint32_t)(i / n), PHILOX_SAMPLE);
         p->uniform[i] = philox_double(r.v[0], r.v[1]);
@@ -439,13 +447,14 @@ aim_status engine_paint(struct engine *e, const struct engine_job *job)
     aim_context *ctx = e->ar->ctx;
     size_t tokens = (size_t)(e->ar->config.num_tokens * job->pictures);
     e->streams = job->how.cfg != 1 ? 2 * job->pictures : job->pictures;
-    struct painting p = {.labels = mem_array(ctx, 3 * (size_t)e->streams, sizeof *p.labels, MEM_MISC),
+    struct painting p = {.labels = mem_array(ctx, 4 * (size_t)e->streams, sizeof *p.labels, MEM_MISC),
                          .codes = mem_array(ctx, tokens, sizeof *p.codes, MEM_MISC),
                          .uniform = mem_array(ctx, tokens, sizeof *p.uniform, MEM_MISC)};
     aim_status status = AIM_ERR_MEMORY;
     if (p.labels && p.codes && p.uniform) {
         p.classes = p.labels + e->streams;
         p.row = p.classes + e->streams;
+        p.at = p.row + e->streams;
         status = paint(e, job, &p);
     }
     mem_free(p.labels);

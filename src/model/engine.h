@@ -3,8 +3,8 @@
  * read. With guidance a picture is two streams: the first half of the streams carries the classes, the second half the
  * null class, fed the same tokens.
  *
- * Everything that depends on the class alone is computed once per class: its modulations, and its whole first step,
- * whose result is then copied to every stream of that class.
+ * Everything that depends on the class alone is computed once per class: its modulations, which stay for later sequences
+ * (model/class_table.h), and its whole first step, whose result is then copied to every stream of that class.
  *
  * All of it lies in the backend's memory. Tokens go from the sampler to the next step there, and random numbers are
  * uploaded for the whole sequence, so that no token waits for the host. Where the backend has a decoder of its own
@@ -13,7 +13,7 @@
 #ifndef AIM_MODEL_ENGINE_H
 #define AIM_MODEL_ENGINE_H
 
-#include "model/ar.h"
+#include "model/class_table.h"
 #include "tensor/decoder.h"
 #include "tensor/ssd_cache.h"
 
@@ -21,6 +21,7 @@ struct engine {
     struct exec ex;
     const struct ar *ar;
     int64_t capacity, streams;
+    struct class_table classes;
     struct decoder *decoder; /* the backend's own; NULL: steps are run op by op */
     void *block;             /* what all pointers below point into: the backend's memory */
     size_t bytes;
@@ -40,7 +41,8 @@ struct engine {
 /* Bytes engine_create takes for this many streams with matrices of float32 or bf16. */
 int64_t engine_bytes(const struct backend *be, const struct ar_config *config, bool bf16, int64_t streams);
 
-/* An engine for at most `capacity` streams, for engine_paint. *engine is freed with engine_free, also after a failure. */
+/* An engine for at most `capacity` streams, for any number of calls of engine_paint. *engine is freed with engine_free, also
+ * after a failure, before the network. */
 aim_status engine_create(const struct ar *ar, int64_t capacity, struct engine **engine);
 /* One that runs the ops in any case: for the step functions below. */
 aim_status engine_create_stepping(const struct ar *ar, int64_t capacity, struct engine **engine);

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "io/safetensors.h"
 #include "model/engine.h"
+#include "model/picture_queue.h"
 
 aim_model_options aim_model_defaults(const char *path)
 {
@@ -188,9 +189,10 @@ aim_status aim_model_init(aim_context *ctx, const char *preset, uint64_t seed, a
 void aim_model_free(aim_model *m)
 {
     if (!m) return;
+    model_rest(m);
     ar_free(m->ar);
     vq_free(m->vq);
-    exec_clear(&m->ex);
+    picture_queue_free(m->queue); /* last: its twin made what the tokenizer's weights are converted to */
     params_free(&m->ar_table);
     params_free(&m->vq_table);
     tensor_file_close(&m->files[0]);
@@ -276,6 +278,37 @@ aim_status model_need_vq(aim_model *m)
     return status;
 }
 
+aim_status model_need_engine(aim_model *m, int64_t streams)
+{
+    if (m->engine && m->engine->capacity >= streams) return AIM_OK;
+    engine_free(m->engine); /* first: both may not fit */
+    m->engine = NULL;
+    aim_status status = engine_create(m->ar, streams, &m->engine);
+    if (status == AIM_OK) return AIM_OK;
+    engine_free(m->engine);
+    m->engine = NULL;
+    return status;
+}
+
+aim_status model_need_queue(aim_model *m)
+{
+    if (m->queue) return AIM_OK;
+    aim_status status = picture_queue_create(m, &m->queue);
+    if (status == AIM_OK) return AIM_OK;
+    picture_queue_free(m->queue);
+    m->queue = NULL;
+    return status;
+}
+
+void model_rest(aim_model *m)
+{
+    if (m->painting) return;
+    engine_free(m->engine);
+    m->engine = NULL;
+    picture_queue_clear(m->queue);
+    exec_clear(&m->ex);
+}
+
 static const struct tensor_entry *word_embeddings(const aim_model *m)
 {
     return m->config.has_ar ? params_find(&m->ar_table, "backbone.embeddings.word_embeddings.weight")->entry : NULL;
@@ -308,9 +341,20 @@ int64_t aim_model_memory(const aim_model *m, int batch, int with_guidance)
     return bytes;
 }
 
+int64_t model_kept(const aim_model *m)
+{
+    int64_t bytes = exec_idle_bytes(&m->ex) + picture_queue_kept(m->queue);
+    if (m->engine) bytes += engine_bytes(m->ctx->backend, &m->config.ar, has_bf16_matrices(m), m->engine->capacity);
+    return bytes;
+}
+
 aim_status model_check_memory(aim_model *m, int64_t bytes, const char *what, const char *advice)
 {
-    int64_t free_bytes = m->ctx->backend->memory.available(m->ctx->backend);
+    struct backend *be = m->ctx->backend;
+    int64_t free_bytes = be->memory.available(be);
+    if (bytes <= free_bytes) return AIM_OK;
+    model_rest(m);
+    free_bytes = be->memory.available(be);
     if (bytes <= free_bytes) return AIM_OK;
     return aim_fail(m->ctx, AIM_ERR_MEMORY, "%s needs about %.2f GB, but only %.2f GB are free; %s", what, (double)bytes / 1e9,
                     (double)free_bytes / 1e9, advice);

@@ -8,6 +8,9 @@
 #include "model/config.h"
 #include "model/vq.h"
 
+struct engine;
+struct picture_queue;
+
 struct aim_model {
     aim_context *ctx;
     struct model_config config;
@@ -19,6 +22,9 @@ struct aim_model {
     struct ar *ar; /* NULL until model_need_ar */
     struct vq *vq; /* NULL until model_need_vq */
     struct exec ex;
+    struct engine *engine; /* these two stay from one aim_generate to the next; NULL until then */
+    struct picture_queue *queue;
+    bool painting; /* aim_generate works with them */
 };
 
 /* A model without anything in it, for callers that put one together; freed with aim_model_free, also after a failure. */
@@ -28,7 +34,18 @@ aim_status model_new(aim_context *ctx, aim_model **model);
 aim_status model_need_ar(aim_model *model);
 aim_status model_need_vq(aim_model *model);
 
-/* Compares an estimate with what the context's limit or the system leaves; `advice` ends the message. */
+/* The same for what aim_generate works with and leaves for its next call: an engine for this many streams or more, and the
+ * queue that decodes pictures. The networks are there. */
+aim_status model_need_engine(aim_model *model, int64_t streams);
+aim_status model_need_queue(aim_model *model);
+
+/* The memory of these and of idle buffers, and giving it back, unless aim_generate is under way: where memory is short, and
+ * before model->ar is freed. */
+int64_t model_kept(const aim_model *model);
+void model_rest(aim_model *model);
+
+/* Compares an estimate with what the context's limit or the system leaves, once nothing is kept if need be; `advice` ends the
+ * message. */
 aim_status model_check_memory(aim_model *model, int64_t bytes, const char *what, const char *advice);
 
 /* Weights in memory once both stages (as far as present) are built. */

@@ -81,7 +81,9 @@ struct device_memory {
     aim_status (*copy)(struct backend *be, void *to, const void *from, size_t bytes);
     aim_status (*zero)(struct backend *be, void *data, size_t bytes);
     int64_t (*available)(struct backend *be); /* bytes that could still be taken */
-    int64_t used, peak;                       /* bytes taken from a device of its own; the host's are the context's account */
+    /* Bytes taken from a device of its own, where threads may share it in atomic steps; the host's are the context's account.
+     */
+    int64_t used, peak;
 };
 
 /* Marks in the stream of ops of a device that works behind the host, for a profile; NULL where the host's clock will do. */
@@ -101,6 +103,14 @@ struct backend {
     struct device_clock clock;
     const struct decoder_ops *decoder; /* paints whole sequences (tensor/decoder.h); NULL: nothing beyond the ops */
     struct device_memory memory;
+    /*
+     * Another backend of the same device, whose work runs at the same time as this one's and whose memory stands in this one's
+     * account; for the context of a worker, freed with backend_free, also after a failure. NULL: two would only share the same
+     * cores.
+     */
+    aim_status (*twin)(struct backend *be, aim_context *worker, struct backend **out);
+    /* A thread that did not make the backend calls this before anything else of it. NULL: no need. */
+    aim_status (*enter)(struct backend *be);
     void *state; /* the dense library's, or the device's; freed by state_free */
     void (*state_free)(void *state);
 };

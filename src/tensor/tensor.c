@@ -25,6 +25,13 @@ void exec_clear(struct exec *ex)
     ex->status = AIM_OK;
 }
 
+int64_t exec_idle_bytes(const struct exec *ex)
+{
+    int64_t bytes = 0;
+    for (const struct pool_block *b = ex->idle; b; b = b->next) bytes += (int64_t)b->bytes;
+    return bytes;
+}
+
 struct tensor *exec_fail(struct exec *ex, aim_status status)
 {
     if (ex->status == AIM_OK) ex->status = status;

@@ -67,6 +67,9 @@ void exec_init(struct exec *ex, aim_context *ctx);
 /* Gives the pooled memory back to the system. Tensors from it must be gone. */
 void exec_clear(struct exec *ex);
 
+/* Bytes that exec_clear would give back. */
+int64_t exec_idle_bytes(const struct exec *ex);
+
 /* Records a failure (the first one counts) and returns NULL. */
 struct tensor *exec_fail(struct exec *ex, aim_status status);
 

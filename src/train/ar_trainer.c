@@ -136,6 +136,7 @@ aim_status ar_trainer_snapshot(struct ar_trainer *t)
 
 void ar_trainer_snapshot_end(struct ar_trainer *t)
 {
+    model_rest(t->model);
     ar_free(t->model->ar);
     t->model->ar = NULL;
     params_release(&t->model->ar_table);

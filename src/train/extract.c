@@ -65,16 +65,18 @@ static aim_status check_options(struct extraction *x)
     return AIM_OK;
 }
 
+#define ADVICE "use a smaller --batch or --size"
+
 /* The batch asked for, or the largest of 4, 2, 1 that fits. */
 static aim_status choose_batch(struct extraction *x)
 {
     enum { USUAL = 4 };
     aim_model *m = x->model;
     int64_t side = x->size / vq_downsample(&m->config.vq), each = vq_activation_bytes(&m->config.vq, side, side);
-    int64_t limit = m->ctx->memory.limit, room = limit > 0 ? limit - m->ctx->memory.total : mem_available();
+    int64_t room = m->ctx->backend->memory.available(m->ctx->backend);
     x->batch = x->o.batch ? x->o.batch : USUAL;
     while (!x->o.batch && x->batch > 1 && x->batch * each > room) x->batch /= 2;
-    return model_check_memory(m, x->batch * each, "encoding pictures of this size", "use a smaller --batch or --size");
+    return model_check_memory(m, x->batch * each, "encoding pictures of this size", ADVICE);
 }
 
 static aim_status prepare(struct extraction *x, int64_t views)
@@ -220,5 +222,5 @@ aim_status aim_extract_codes(aim_model *m, const char *data, const char *output,
     report->skipped = x.skipped;
     dataset_close(&train);
     dataset_close(&held_out);
-    return status;
+    return context_advise(m->ctx, status, ADVICE);
 }

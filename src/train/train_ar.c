@@ -240,6 +240,7 @@ static aim_status run(struct training *x, aim_train_report *report)
     be->bf16 = t->o.train.bf16 != 0;
     aim_status status = t->o.train.dry_run ? ar_trainer_plan(t, report) : train(x);
     be->bf16 = bf16;
+    context_advise(t->ctx, status, "use a smaller --batch, a larger --accum, or --checkpointing");
     report->steps = x->loop.step;
     report->skipped = t->optimizer.skipped;
     report->pictures = t->data.count;

@@ -286,6 +286,7 @@ static aim_status run(struct training *x, aim_train_report *report)
     be->bf16 = t->o.train.bf16 != 0;
     aim_status status = t->o.train.dry_run ? vq_trainer_plan(t, report) : train(x);
     be->bf16 = bf16;
+    context_advise(t->ctx, status, "use a smaller --batch or --size, or a larger --accum");
     report->steps = x->loop.step;
     report->skipped = t->generator.skipped;
     report->pictures = t->pictures.count;
