@@ -218,10 +218,10 @@ typedef struct aim_generate_options {
     double top_p;       /* (0, 1] */
     int top_k;          /* 0 = all */
     uint64_t seed;
-    int batch;           /* pictures painted together; 0 = chosen to fit */
+    int batch;           /* most pictures painted together; 0 = chosen to fit */
     int64_t first_index; /* index of the first picture in the random stream: picture i uses (seed, first_index + i) */
-    /* Called once per finished picture, in order, from the calling thread; codes (num_tokens) and image are valid during the
-     * call. image is NULL when only codes were asked for. Return nonzero to stop. */
+    /* Called once per picture, in order, as it is finished, from the calling thread, which must not use the model then; codes
+     * (num_tokens) and image (NULL when only codes were asked for) are valid during the call. Return nonzero to stop. */
     int (*picture)(void *user, int64_t index, int64_t label, const int64_t *codes, const aim_image *image);
     void *user;
     int codes_only; /* do not decode pictures (no tokenizer needed) */
@@ -230,7 +230,7 @@ AIM_API aim_generate_options aim_generate_defaults(void);
 
 /* Paints `count` pictures, one per label. codes (count, num_tokens) may be NULL. images, an array of `count` zeroed structs
  * that the caller frees, may be NULL. The random number a token sees depends only on (seed, picture index, token position): the
- * result does not depend on batch or threads. */
+ * result does not depend on batch or threads. Memory it works in stays with the model for the next call. */
 AIM_API aim_status aim_generate(aim_model *model, const int64_t *labels, int64_t count, const aim_generate_options *options,
                                 int64_t *codes, aim_image *images);
 

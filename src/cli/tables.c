@@ -34,7 +34,7 @@ const struct option options_table[] = {
     {"format", 0, "NAME", OPTION_CHOICE, AT(format), 0, 0, "aim|llamagen", "aim", FOR_EXTRACT, GROUP_COMMAND,
      "form of the cache, see Output below"},
     {"batch", 0, "B", OPTION_INTEGER, AT(batch), 0, 10000000, "0 to 10000000", "0", FOR_GENERATE | FOR_EXTRACT, GROUP_COMMAND,
-     "pictures worked on together; 0 is chosen to fit in memory. It does not change the result"},
+     "most pictures worked on together; 0 is chosen to fit in memory. It does not change the result"},
     {"preset", 0, "NAME", OPTION_CHOICE, AT(preset), 0, 0, "AiM-B|AiM-L|AiM-XL|AiM-1B|tiny", NULL, FOR_INIT, GROUP_COMMAND,
      "size of the model"},
     {"preset", 0, "NAME", OPTION_TEXT, AT(preset_name), 0, 0, NULL, NULL, FOR_BENCH, GROUP_COMMAND,

@@ -227,6 +227,39 @@ static void generates_what_the_cpu_generates(void **state)
     aim_context_free(ctx[1]);
 }
 
+/* Pictures of one batch beside the tokens of the next: the CPU's, and the same ones again from what is kept. */
+static void decodes_beside(void **state)
+{
+    (void)state;
+    aim_context *ctx[2] = {golden_context(2), gpu_context()};
+    if (!ctx[1]) {
+        aim_context_free(ctx[0]);
+        skip();
+    }
+    enum { COUNT = 20, T = 16, RUNS = 3, VALUES = 3 * 64 * 64 };
+    int64_t labels[COUNT], codes[RUNS][COUNT * T];
+    aim_image images[RUNS][COUNT] = {{{0}}};
+    for (int i = 0; i < COUNT; i++) labels[i] = i % 7;
+    aim_model *model[2];
+    for (int side = 0; side < 2; side++) model[side] = golden_model(ctx[side], "tiny-group", 1, AIM_WEIGHTS_F32);
+    for (int run = 0; run < RUNS; run++) {
+        aim_generate_options o = aim_generate_defaults();
+        o.batch = 6;
+        o.seed = 3;
+        assert_ok(ctx[run > 0], aim_generate(model[run > 0], labels, COUNT, &o, codes[run], images[run]));
+        assert_memory_equal(codes[run], codes[0], sizeof codes[0]);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        assert_memory_equal(images[1][i].rgb, images[2][i].rgb, VALUES);
+        for (int v = 0; v < VALUES; v++) assert_true(abs(images[1][i].rgb[v] - images[0][i].rgb[v]) <= 1);
+        for (int run = 0; run < RUNS; run++) aim_image_free(&images[run][i]);
+    }
+    for (int side = 0; side < 2; side++) {
+        aim_model_free(model[side]);
+        aim_context_free(ctx[side]);
+    }
+}
+
 /* ------------------------------------------------------------------------------------------------ the tokenizer */
 
 static double picture_error(aim_context *ctx, aim_weights weights, const int64_t *codes, const float *want, size_t count)
@@ -273,9 +306,9 @@ static void encodes_and_decodes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_logits),       cmocka_unit_test(paints_what_the_cpu_paints),
-        cmocka_unit_test(paints_in_bf16),      cmocka_unit_test(generates_what_the_cpu_generates),
-        cmocka_unit_test(encodes_and_decodes),
+        cmocka_unit_test(golden_logits),  cmocka_unit_test(paints_what_the_cpu_paints),
+        cmocka_unit_test(paints_in_bf16), cmocka_unit_test(generates_what_the_cpu_generates),
+        cmocka_unit_test(decodes_beside), cmocka_unit_test(encodes_and_decodes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
