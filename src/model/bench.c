@@ -3,22 +3,28 @@
 #include "model/model.h"
 #include "tensor/limits.h"
 
-/* What a batch is painted with: labels, and places for pictures, (batch) each. */
+/*
+ * What batches are painted with: labels, and places for pictures, (count) each. Where pictures are decoded beside the next
+ * batch's tokens, several batches are painted in one go to show it; but a single picture is what somebody waits for.
+ */
 struct painting {
     aim_model *model;
-    int batch;
+    int batch, count; /* of pictures: together, and in one go when they are decoded */
     int64_t *labels;
     aim_image *images;
 };
 
 static aim_status painting_open(aim_model *m, int batch, struct painting *p)
 {
+    enum { BATCHES = 4 };
+    int count = m->ctx->backend->twin && batch > 1 ? BATCHES * batch : batch;
     *p = (struct painting){.model = m,
                            .batch = batch,
-                           .labels = mem_array(m->ctx, (size_t)batch, sizeof *p->labels, MEM_MISC),
-                           .images = mem_zero(m->ctx, (size_t)batch, sizeof *p->images, MEM_MISC)};
+                           .count = count,
+                           .labels = mem_array(m->ctx, (size_t)count, sizeof *p->labels, MEM_MISC),
+                           .images = mem_zero(m->ctx, (size_t)count, sizeof *p->images, MEM_MISC)};
     if (!p->labels || !p->images) return AIM_ERR_MEMORY;
-    for (int i = 0; i < batch; i++) p->labels[i] = (i * 37) % m->config.ar.num_classes;
+    for (int i = 0; i < count; i++) p->labels[i] = (i * 37) % m->config.ar.num_classes;
     return AIM_OK;
 }
 
@@ -28,16 +34,17 @@ static void painting_close(struct painting *p)
     mem_free(p->images);
 }
 
-/* Paints the batch once. */
+/* Paints a batch of codes, or all pictures; seconds a batch. */
 static aim_status paint(const struct painting *p, bool decodes, double *seconds)
 {
     aim_generate_options o = aim_generate_defaults();
     o.batch = p->batch;
     o.codes_only = !decodes;
     double start = limits_clock();
-    aim_status status = aim_generate(p->model, p->labels, p->batch, &o, NULL, decodes ? p->images : NULL);
-    *seconds = limits_clock() - start;
-    for (int i = 0; i < p->batch; i++) aim_image_free(&p->images[i]);
+    int count = decodes ? p->count : p->batch;
+    aim_status status = aim_generate(p->model, p->labels, count, &o, NULL, decodes ? p->images : NULL);
+    *seconds = (limits_clock() - start) * p->batch / count;
+    for (int i = 0; i < p->count; i++) aim_image_free(&p->images[i]);
     return status;
 }
 
@@ -84,6 +91,7 @@ static aim_status bench_batch(aim_model *m, int batch, aim_bench_result *r)
     struct backend *be = m->ctx->backend;
     double codes, pictures;
     r->batch = batch;
+    model_rest(m); /* what another batch left */
     be->memory.peak = be->memory.used;
     aim_status status = time_batch(m, batch, &codes, &pictures);
     if (status == AIM_ERR_MEMORY) return AIM_OK; /* the line stays empty */

@@ -45,10 +45,20 @@ class Signals(Case):
         self.assertEqual(os.listdir(self.dir), [])
 
     def test_folder(self):
-        """Finished pictures stay, and all of them are whole."""
-        self.interrupt(signal.SIGINT, 130, "generate", "-m", GROUP, "-n", "100000", "-o", "x/", "--batch", "4")
-        for name in os.listdir(self.path("x")) if os.path.exists(self.path("x")) else []:
-            self.assertRegex(name, r"^\d{6}\.png$")
+        """Pictures are there as soon as their batch is; finished ones stay, and all of them are whole."""
+        process = self.start("generate", "-m", GROUP, "-n", "100000", "-o", "x/", "--batch", "4")
+        for _ in range(600):
+            if os.path.exists(self.path("x", "000009.png")) or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        self.assertIsNone(process.poll(), "it should still be at work")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, complaints(err.decode())), (130, ["aim: cancelled"]))
+        names = sorted(os.listdir(self.path("x")))
+        self.assertEqual(names, ["%06d.png" % i for i in range(len(names))])
+        self.assertGreaterEqual(len(names), 10)
+        for name in names:
             self.assertEqual(list(png_chunks(self.path("x", name)))[-1][0], b"IEND")
 
     def test_tokenizer(self):
