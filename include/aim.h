@@ -220,8 +220,8 @@ typedef struct aim_generate_options {
     uint64_t seed;
     int batch;           /* most pictures painted together; 0 = chosen to fit */
     int64_t first_index; /* index of the first picture in the random stream: picture i uses (seed, first_index + i) */
-    /* Called once per picture, in order, as it is finished, from the calling thread, which must not use the model then; codes
-     * (num_tokens) and image (NULL when only codes were asked for) are valid during the call. Return nonzero to stop. */
+    /* Called once per picture, in order, as it is finished, from the calling thread, which must not put the model to work then;
+     * codes (num_tokens) and image (NULL when only codes were asked for) are valid during the call. Nonzero stops. */
     int (*picture)(void *user, int64_t index, int64_t label, const int64_t *codes, const aim_image *image);
     void *user;
     int codes_only; /* do not decode pictures (no tokenizer needed) */

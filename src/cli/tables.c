@@ -299,8 +299,8 @@ const struct command commands_table[] = {
     {"bench", FOR_BENCH, command_bench, "measure how fast this machine paints and trains",
      "[--preset NAME] [--batch B] [--weights TYPE]", NULL, NULL, false,
      "Paints with a new model of random weights, guidance on, with and without turning codes into pictures (on a GPU four "
-     "batches in a row, each decoded beside the next one's tokens); then takes training steps of stage 2 on 64 pictures, on the "
-     "CPU on one. The shares are of what memory copies and large products reach in the same run.",
+     "batches in a row, each decoded beside the next one's tokens); then takes training steps of stage 2 on 64 pictures, on "
+     "the CPU on one. The shares are of what memory copies and large products reach in the same run.",
      "a table on stdout, or one JSON object with --json.",
      "aim bench --device cuda --preset AiM-XL\n"
      "aim bench --preset tiny --batch 8 --json"},

@@ -203,8 +203,8 @@ static aim_status paint(struct painting *p)
     TRY(prepare(p));
     p->model->painting = true;
     TRY(report(p, 0));
-    for (int64_t first = 0; first < p->count; first += p->batch) {
-        p->painted = &p->batches[first / p->batch % 2];
+    for (int64_t k = 0, first = 0; first < p->count; k++, first += p->batch) {
+        p->painted = &p->batches[k % 2];
         p->painted->first = first;
         p->painted->count = p->count - first < p->batch ? p->count - first : p->batch;
         p->painted->given = 0;
