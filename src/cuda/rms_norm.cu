@@ -2,9 +2,9 @@
  * RMS normalisations of rows, with residual and modulation, or gated; forward and backward. A row's values stay in a
  * block's registers. Formulas: cpu/kernels/norm.c, rms_backward.c.
  */
-#include "cuda/values.cuh"
+#include "cuda/ahead.cuh"
 
-enum { MOST_THREADS = 512 };
+enum { MOST_THREADS = 512, MOST_AHEAD = 4, LEAST_AHEAD = 2 /* rows in a queue */ };
 
 /* Vectors of a row that one thread holds. */
 template <int V> static constexpr int held()
@@ -27,6 +27,75 @@ static aim_status too_long(struct backend *be, int64_t n)
 /* for each vector of the row that this thread holds: number k, values i .. i+V */
 #define FOR_HELD(V, n)                                                                                                         \
     _Pragma("unroll") for (int k = 0; k < held<V>(); k++) if (int64_t i = ((int64_t)k * blockDim.x + threadIdx.x) * V; i < (n))
+
+/*
+ * A block's next rows of one matrix, in shared memory: (rows, vectors held, threads). Every thread copies and reads vectors of
+ * its own.
+ */
+template <int V, typename T> struct queue {
+    memory_pack<T, V> *places;
+};
+
+/* Takes the memory of a queue from *room. */
+template <int V, typename T> static __device__ inline queue<V, T> queue_take(char **room, int rows)
+{
+    queue<V, T> q = {reinterpret_cast<memory_pack<T, V> *>(*room)};
+    *room += (size_t)rows * held<V>() * blockDim.x * sizeof(memory_pack<T, V>);
+    return q;
+}
+
+/* Bytes of a queue for one row and thread. */
+template <int V, typename T> static constexpr size_t queue_bytes()
+{
+    return held<V>() * sizeof(memory_pack<T, V>);
+}
+
+template <int V, typename T> static __device__ inline memory_pack<T, V> &queue_at(const queue<V, T> &q, int slot, int k)
+{
+    return q.places[(slot * held<V>() + k) * (int)blockDim.x + (int)threadIdx.x];
+}
+
+/* Until the oldest of `rows` rows is there. */
+static __device__ inline void queue_wait(int rows)
+{
+    if (rows == MOST_AHEAD)
+        copy_wait<MOST_AHEAD - 1>();
+    else
+        copy_wait<LEAST_AHEAD - 1>();
+}
+
+/*
+ * Lets a kernel have queues of `bytes` a row and thread: as many rows as there is memory for, into *rows; the result is the
+ * dynamic shared memory, 0 where it does not suffice.
+ */
+template <typename Kernel>
+static size_t queue_memory(const struct backend *be, Kernel kernel, int threads, size_t bytes, int *rows)
+{
+    size_t limit = ((const struct cuda *)be->state)->shared_limit, row = bytes * (size_t)threads;
+    size_t reserve = 1 << 10; /* for the kernel's own and the driver's */
+    *rows = MOST_AHEAD * row + reserve <= limit ? MOST_AHEAD : LEAST_AHEAD;
+    size_t shared = (size_t)*rows * row;
+    if (shared + reserve > limit) return 0;
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared) != cudaSuccess) return 0;
+    return shared;
+}
+
+/* block_sum at one barrier: `turn` alternates between the two halves of `shared`. */
+template <int N> static __device__ inline void block_sum_turn(float (&x)[N], float (&shared)[2][N][WARP], int turn)
+{
+    int warps = blockDim.x / WARP;
+#pragma unroll
+    for (int n = 0; n < N; n++) x[n] = warp_sum(x[n]);
+#pragma unroll
+    for (int n = 0; n < N; n++)
+        if (threadIdx.x % WARP == 0) shared[turn][n][threadIdx.x / WARP] = x[n];
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        x[n] = 0;
+        for (int w = 0; w < warps; w++) x[n] += shared[turn][n][w];
+    }
+}
 
 /* ------------------------------------------------------------------------------------------- residual, forward */
 
@@ -114,27 +183,29 @@ struct residual_gradient {
     float eps;
     bool dr_fresh, dh_fresh;
     int64_t rows; /* that a block sums up */
+    int ahead;    /* rows in the queues */
 };
 
-/* What a thread has of a row; absent parts are zeros. */
-template <int V, typename H, typename Y> struct residual_row {
-    memory_pack<float, V> x[held<V>()], dsum[held<V>()];
-    memory_pack<H, V> h[held<V>()];
-    memory_pack<Y, V> dy[held<V>()];
+/* What waits of the next rows; absent parts are zeros. */
+template <int V, typename H, typename Y> struct residual_queues {
+    queue<V, float> x, dsum;
+    queue<V, H> h;
+    queue<V, Y> dy;
 };
 
 template <int V, typename H, typename Y>
-static __device__ inline void load_row(const struct residual_gradient &a, const H *h, const Y *dy, int64_t row, bool wanted,
-                                       struct residual_row<V, H, Y> &to)
+static __device__ inline void start_row(const struct residual_gradient &a, const H *h, const Y *dy, int64_t row, bool wanted,
+                                        const struct residual_queues<V, H, Y> &to, int slot)
 {
     FOR_HELD(V, a.d)
     {
         int64_t at = row * a.d + i;
-        to.x[k] = load_raw<V>(a.x + at, wanted);
-        to.dsum[k] = load_raw<V>(a.dsum + at, wanted && a.dsum);
-        to.h[k] = load_raw<V>(h + at, wanted && h);
-        to.dy[k] = load_raw<V>(dy + at, wanted && dy);
+        ahead_start<V>(queue_at(to.x, slot, k), a.x + at, wanted);
+        ahead_start<V>(queue_at(to.dsum, slot, k), a.dsum ? a.dsum + at : a.x, wanted && a.dsum);
+        ahead_start<V>(queue_at(to.h, slot, k), h ? h + at : (const H *)a.x, wanted && h);
+        ahead_start<V>(queue_at(to.dy, slot, k), dy ? dy + at : (const Y *)a.x, wanted && dy);
     }
+    copy_commit();
 }
 
 /* to += x, or, fresh, to = x */
@@ -151,7 +222,8 @@ template <int V, typename H, typename Y>
 static __global__ void __launch_bounds__(MOST_THREADS)
     residual_backward(struct residual_gradient a, const H *h, const Y *dy, H *dh)
 {
-    __shared__ float shared[2][WARP];
+    extern __shared__ __align__(16) char room[];
+    __shared__ float shared[2][2][WARP];
     int64_t b = blockIdx.y, d = a.d, first = (int64_t)blockIdx.x * a.rows;
     int64_t end = first + a.rows < a.T ? first + a.rows : a.T;
     pack<V> along[held<V>()], gates[held<V>()], shift[held<V>()], units[held<V>()], gated[held<V>()];
@@ -167,28 +239,38 @@ static __global__ void __launch_bounds__(MOST_THREADS)
             for (int j = 0; j < V; j++) along[k].v[j] *= 1.0f + gain.v[j];
         }
     }
-    struct residual_row<V, H, Y> own, next;
-    load_row<V>(a, h, dy, b * a.T + first, true, next);
+    char *at = room;
+    struct residual_queues<V, H, Y> queues = {
+        queue_take<V, float>(&at, a.ahead), queue_take<V, float>(&at, a.ahead), queue_take<V, H>(&at, a.ahead),
+            queue_take<V, Y>(&at, a.ahead)
+    };
+    for (int k = 0; k + 1 < a.ahead; k++) start_row<V>(a, h, dy, b * a.T + first + k, first + k < end, queues, k);
     for (int64_t t = first; t < end; t++) {
         int64_t row = b * a.T + t;
+        int own = (int)(t - first) & (a.ahead - 1), last = own == 0 ? a.ahead - 1 : own - 1;
         float sums[2] = {0, 0}; /* Σ x², Σ x q */
-        own = next;
-        load_row<V>(a, h, dy, row + 1, t + 1 < end, next);
+        memory_pack<float, V> x_raw[held<V>()], dsum_raw[held<V>()];
+        memory_pack<H, V> h_raw[held<V>()];
+        memory_pack<Y, V> dy_raw[held<V>()];
+        start_row<V>(a, h, dy, row + a.ahead - 1, t + a.ahead - 1 < end, queues, last);
+        queue_wait(a.ahead);
         FOR_HELD(V, d)
         {
-            pack<V> x = values_of(own.x[k]), up = values_of(own.dy[k]);
+            x_raw[k] = queue_at(queues.x, own, k), dsum_raw[k] = queue_at(queues.dsum, own, k);
+            h_raw[k] = queue_at(queues.h, own, k), dy_raw[k] = queue_at(queues.dy, own, k);
+            pack<V> x = values_of(x_raw[k]), up = values_of(dy_raw[k]);
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 sums[0] += x.v[j] * x.v[j];
                 sums[1] += x.v[j] * up.v[j] * along[k].v[j];
             }
         }
-        block_sum(sums, shared);
+        block_sum_turn(sums, shared, (int)(t - first) & 1);
         float rstd = 1.0f / sqrtf(sums[0] / (float)d + a.eps), mean = sums[1] / (float)d * rstd;
         FOR_HELD(V, d)
         {
-            pack<V> x = values_of(own.x[k]), up = values_of(own.dy[k]), sum = values_of(own.dsum[k]);
-            pack<V> added = values_of(own.h[k]);
+            pack<V> x = values_of(x_raw[k]), up = values_of(dy_raw[k]), sum = values_of(dsum_raw[k]);
+            pack<V> added = values_of(h_raw[k]);
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 float unit = x.v[j] * rstd;
@@ -248,6 +330,7 @@ aim_status cuda_residual_rms_norm_modulate_backward(struct backend *be, const st
                                   eps,
                                   take_fresh(be, dr),
                                   take_fresh(be, dh),
+                                  0,
                                   0};
     bool wide = d % 4 == 0 && mod_width % 4 == 0 && aligned(r_out) && aligned(h) && aligned(gates) && aligned(w) &&
                 aligned(mod) && aligned(dr_out) && aligned(dy) && aligned(dr) && aligned(dh),
@@ -259,13 +342,15 @@ aim_status cuda_residual_rms_norm_modulate_backward(struct backend *be, const st
             by_width<4>(wide, [&](auto width_of) {
                 constexpr int V = decltype(width_of)::value;
                 int threads = threads_for<V>(d);
-                fits = threads > 0;
+                size_t each = 2 * queue_bytes<V, float>() + queue_bytes<V, H>() + queue_bytes<V, Y>();
+                size_t room = threads ? queue_memory(be, residual_backward<V, H, Y>, threads, each, &a.ahead) : 0;
+                fits = room > 0;
                 if (!fits) return;
-                a.rows = rows_at_once(be, residual_backward<V, H, Y>, threads, B, T);
+                a.rows = rows_at_once(be, residual_backward<V, H, Y>, threads, room, B, T);
                 chunks = divide_up(T, a.rows);
                 a.partial = (float *)cuda_scratch(be, (size_t)(B * chunks * 4 * d) * sizeof(float));
                 if (!a.partial) return;
-                residual_backward<V, H, Y><<<dim3((unsigned)chunks, (unsigned)B), threads, 0, cuda_of(be)->stream>>>(
+                residual_backward<V, H, Y><<<dim3((unsigned)chunks, (unsigned)B), threads, room, cuda_of(be)->stream>>>(
                     a, data_of<H>(h), data_of<Y>(dy), data_of<H>(dh));
             });
         });
@@ -274,8 +359,9 @@ aim_status cuda_residual_rms_norm_modulate_backward(struct backend *be, const st
     float *partial = a.partial;
     if (!partial) return AIM_ERR_MEMORY;
     TRY(cuda_launched(be, "residual_rms_norm_modulate_backward"));
-    if (dmod) TRY(cuda_sum_rows(be, partial, B, chunks, 2 * d, 4 * d, f32(dmod), tensor_cols(dmod)));
-    if (dgates) TRY(cuda_sum_rows(be, partial + 2 * d, B, chunks, d, 4 * d, f32(dgates) + 2 * d, 3 * d));
+    struct sum_target sums[] = {{data_of<float>(dmod), dmod ? tensor_cols(dmod) : 0, 2 * d},
+                                {dgates ? f32(dgates) + 2 * d : NULL, 3 * d, d}};
+    if (dmod || dgates) TRY(cuda_sum_rows_to(be, partial, B, chunks, 4 * d, sums, 2));
     return dw ? cuda_sum_rows(be, partial + 3 * d, 1, B * chunks, d, 4 * d, f32(dw), 0) : AIM_OK;
 }
 
@@ -336,59 +422,71 @@ struct gated_gradient {
     float eps;
     bool dy_fresh, dz_fresh;
     int64_t rows; /* that a block sums up */
+    int ahead;    /* rows in the queues */
 };
 
-template <int V, typename T> struct gated_row {
-    memory_pack<T, V> y[held<V>()], z[held<V>()], up[held<V>()];
+template <int V, typename T> struct gated_queues {
+    queue<V, T> y, z, up;
 };
 
 template <int V, typename T>
-static __device__ inline void load_row(const struct gated_gradient &a, const T *y, const T *zxbcdt, const T *dout, int64_t row,
-                                       bool wanted, struct gated_row<V, T> &to)
+static __device__ inline void start_row(const struct gated_gradient &a, const T *y, const T *zxbcdt, const T *dout, int64_t row,
+                                        bool wanted, const struct gated_queues<V, T> &to, int slot)
 {
     FOR_HELD(V, a.E)
     {
-        to.y[k] = load_raw<V>(y + row * a.E + i, wanted);
-        to.z[k] = load_raw<V>(zxbcdt + row * a.W + i, wanted);
-        to.up[k] = load_raw<V>(dout + row * a.E + i, wanted);
+        ahead_start<V>(queue_at(to.y, slot, k), y + row * a.E + i, wanted);
+        ahead_start<V>(queue_at(to.z, slot, k), zxbcdt + row * a.W + i, wanted);
+        ahead_start<V>(queue_at(to.up, slot, k), dout + row * a.E + i, wanted);
     }
+    copy_commit();
 }
 
 /* With v = y silu(z): dv = rstd (w do - v̂ mean(v̂ w do)); dy += dv silu(z); dz += dv y silu'(z); dw += Σ do v̂ */
 template <int V, typename T>
-static __global__ void __launch_bounds__(MOST_THREADS)
+static __global__ void __maxnreg__(80) /* two blocks of 384 threads fit a multiprocessor */
     gated_backward(struct gated_gradient a, const T *y, const T *zxbcdt, const T *dout, T *dy, T *dzxbcdt)
 {
-    __shared__ float shared[2][WARP];
+    extern __shared__ __align__(16) char room[];
+    __shared__ float shared[2][2][WARP];
     int64_t first = (int64_t)blockIdx.x * a.rows, end = first + a.rows < a.M ? first + a.rows : a.M;
+    char *at = room;
+    struct gated_queues<V, T> queues = {
+        queue_take<V, T>(&at, a.ahead), queue_take<V, T>(&at, a.ahead), queue_take<V, T>(&at, a.ahead)
+    };
     pack<V> w[held<V>()], weights[held<V>()];
 #pragma unroll
     for (int k = 0; k < held<V>(); k++) w[k] = weights[k] = zeros<V>();
+    for (int k = 0; k + 1 < a.ahead; k++) start_row<V>(a, y, zxbcdt, dout, first + k, first + k < end, queues, k);
     FOR_HELD(V, a.E) w[k] = load<V>(a.w + i);
-    struct gated_row<V, T> own, next;
-    load_row<V>(a, y, zxbcdt, dout, first, true, next);
     for (int64_t row = first; row < end; row++) {
+        int own = (int)(row - first) & (a.ahead - 1), last = own == 0 ? a.ahead - 1 : own - 1;
         float sums[2] = {0, 0}; /* Σ v², Σ v w do */
-        own = next;
-        load_row<V>(a, y, zxbcdt, dout, row + 1, row + 1 < end, next);
+        memory_pack<T, V> y_raw[held<V>()], z_raw[held<V>()], up_raw[held<V>()];
+        pack<V> share[held<V>()]; /* σ(z) */
+        start_row<V>(a, y, zxbcdt, dout, row + a.ahead - 1, row + a.ahead - 1 < end, queues, last);
+        queue_wait(a.ahead);
         FOR_HELD(V, a.E)
         {
-            pack<V> value_y = values_of(own.y[k]), z = values_of(own.z[k]), up = values_of(own.up[k]);
+            y_raw[k] = queue_at(queues.y, own, k), z_raw[k] = queue_at(queues.z, own, k);
+            up_raw[k] = queue_at(queues.up, own, k);
+            pack<V> value_y = values_of(y_raw[k]), z = values_of(z_raw[k]), up = values_of(up_raw[k]);
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                float v = value_y.v[j] * silu(z.v[j]);
+                share[k].v[j] = sigmoid(z.v[j]);
+                float v = value_y.v[j] * (z.v[j] * share[k].v[j]);
                 sums[0] += v * v;
                 sums[1] += v * w[k].v[j] * up.v[j];
             }
         }
-        block_sum(sums, shared);
+        block_sum_turn(sums, shared, (int)(row - first) & 1);
         float rstd = 1.0f / sqrtf(sums[0] / (float)a.E + a.eps), mean = sums[1] / (float)a.E * rstd;
         FOR_HELD(V, a.E)
         {
-            pack<V> value_y = values_of(own.y[k]), z = values_of(own.z[k]), up = values_of(own.up[k]), to_y, to_z;
+            pack<V> value_y = values_of(y_raw[k]), z = values_of(z_raw[k]), up = values_of(up_raw[k]), to_y, to_z;
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                float s = sigmoid(z.v[j]), gate = z.v[j] * s, unit = value_y.v[j] * gate * rstd;
+                float s = share[k].v[j], gate = z.v[j] * s, unit = value_y.v[j] * gate * rstd;
                 float dv = rstd * (w[k].v[j] * up.v[j] - unit * mean);
                 weights[k].v[j] += up.v[j] * unit;
                 to_y.v[j] = dv * gate;
@@ -406,7 +504,7 @@ aim_status cuda_gated_rms_norm_backward(struct backend *be, const struct tensor 
                                         struct tensor *dzxbcdt, struct tensor *dw)
 {
     int64_t M = tensor_rows(y), E = tensor_cols(y), W = tensor_cols(zxbcdt), chunks = 0;
-    struct gated_gradient a = {M, E, W, f32(w), NULL, eps, take_fresh(be, dy), take_fresh(be, dzxbcdt, 0, E), 0};
+    struct gated_gradient a = {M, E, W, f32(w), NULL, eps, take_fresh(be, dy), take_fresh(be, dzxbcdt, 0, E), 0, 0};
     bool wide = E % 8 == 0 && W % 8 == 0 && aligned(y) && aligned(zxbcdt) && aligned(w) && aligned(do_) && aligned(dy) &&
                 aligned(dzxbcdt),
          fits = true;
@@ -415,13 +513,15 @@ aim_status cuda_gated_rms_norm_backward(struct backend *be, const struct tensor 
         by_width<8>(wide, [&](auto width_of) {
             constexpr int V = decltype(width_of)::value;
             int threads = threads_for<V>(E);
-            fits = threads > 0;
+            size_t each = 3 * queue_bytes<V, T>();
+            size_t room = threads ? queue_memory(be, gated_backward<V, T>, threads, each, &a.ahead) : 0;
+            fits = room > 0;
             if (!fits) return;
-            a.rows = rows_at_once(be, gated_backward<V, T>, threads, 1, M);
+            a.rows = rows_at_once(be, gated_backward<V, T>, threads, room, 1, M);
             chunks = divide_up(M, a.rows);
             a.partial = (float *)cuda_scratch(be, (size_t)(chunks * E) * sizeof(float));
             if (!a.partial) return;
-            gated_backward<V, T><<<(unsigned)chunks, threads, 0, cuda_of(be)->stream>>>(
+            gated_backward<V, T><<<(unsigned)chunks, threads, room, cuda_of(be)->stream>>>(
                 a, data_of<T>(y), data_of<T>(zxbcdt), data_of<T>(do_), data_of<T>(dy), data_of<T>(dzxbcdt));
         });
     });

@@ -205,14 +205,16 @@ static inline bool take_fresh(struct backend *be, struct tensor *gradient)
 
 /*
  * How many of `rows` rows a block of the kernel takes so that the blocks of all `groups` of rows run at once, each going down
- * its rows; a few at least.
+ * its rows; a few at least. shared: the block's dynamic shared memory.
  */
 template <typename Kernel>
-static inline int64_t rows_at_once(const struct backend *be, Kernel kernel, int threads, int64_t groups, int64_t rows)
+static inline int64_t rows_at_once(const struct backend *be, Kernel kernel, int threads, size_t shared, int64_t groups,
+                                   int64_t rows)
 {
     const int64_t fewest = 4;
     int blocks = 0;
-    if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0) != cudaSuccess || blocks < 1) blocks = 1;
+    if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared) != cudaSuccess || blocks < 1)
+        blocks = 1;
     int64_t each = blocks * (int64_t)((const struct cuda *)be->state)->multiprocessors / groups; /* blocks for a group */
     int64_t wanted = divide_up(rows, each > 0 ? each : 1);
     return wanted > fewest ? wanted : fewest;
@@ -226,6 +228,17 @@ static inline int64_t rows_at_once(const struct backend *be, Kernel kernel, int 
  */
 aim_status cuda_sum_rows(struct backend *be, const float *partial, int64_t groups, int64_t rows, int64_t cols, int64_t ld,
                          float *out, int64_t out_stride);
+
+/* Where sums of the next `cols` columns go: group g's to out + g*stride. NULL: nowhere. */
+struct sum_target {
+    float *out;
+    int64_t stride, cols;
+};
+
+/* The same for up to SUM_TARGETS parts of the columns, one beside the other. */
+enum { SUM_TARGETS = 3 };
+aim_status cuda_sum_rows_to(struct backend *be, const float *partial, int64_t groups, int64_t rows, int64_t ld,
+                            const struct sum_target *targets, int count);
 
 /* out (N) += Σ_m x (M,N), x of either type. Uses the scratch memory. */
 aim_status cuda_sum_matrix_rows(struct backend *be, const struct tensor *x, float *out);
