@@ -1,31 +1,11 @@
 /*
- * Backward of ssd (spec C6 with one chunk; the formulas also stand in cpu/kernels/ssd_backward.c). With G_ls = dY_l·u_s,
- * L_ls = exp(cs_l - cs_s), M = CB ⊙ L, W = G ⊙ M:
- *
- *     du_s  = Σ_l M_ls dY_l;   dCB = Σ_heads G ⊙ L;   dC_l = Σ_s dCB_ls B_s;   dB_s = Σ_l dCB_ls C_l
- *     ddA_t = Σ_{l>=t, s<t} W_ls, summed directly: no difference of large sums
- *
- * A tile of pairs (tile i of l, tile j of s) leaves, per head, what ddA needs: for i > j the sums of W over each row and over
- * each column; for i = j, the sums over pairs that cross t. A second kernel adds them up (cross_sums). Heads are dealt out in
- * groups; everything is added up in a fixed order.
+ * Backward of ssd (ssd_backward.cuh): steps and decays again, pairs, ddA, then the products that give dB and dC. Here are the
+ * kernels that go through pairs of tiles one by one, du first, and those for any type and alignment; heads are dealt out in
+ * groups.
  */
-#include "cuda/dense.cuh"
-#include "cuda/ssd.cuh"
+#include "cuda/ssd_backward.cuh"
 
-struct backward {
-    struct ssd_shape n;
-    struct ssd_steps steps;
-    const float *A_log, *dt_bias, *D;
-    int64_t groups, per_group; /* of heads */
-    float *products;           /* C·B (B,padded,padded) */
-    void *again;               /* the same for du: bf16 where tiles are gone through, else float32 and transposed */
-    float *pairs;              /* (groups,B,padded,padded): Σ_heads G ⊙ L; lower tiles only */
-    void *dproducts;           /* (B,padded,padded), in the type of the activations: dCB, zeros above the diagonal */
-    float *rows, *columns;     /* (B,H,tiles,padded): [j][l] and [i][s]; on the diagonal, columns holds the crossing sums */
-    float *ddA, *along, *dD;   /* (B,H,padded): ddA; du·x; dY·x */
-    bool dx_fresh, dt_fresh;
-    float *parameters; /* (3,B,H): sums over positions for A_log, dt_bias, D */
-};
+#include "cuda/dense.cuh"
 
 /* ------------------------------------------------------------------------------------------- du: x, and its sums */
 
@@ -125,87 +105,13 @@ static __device__ inline void pair_start(const struct backward &a, const bf16 *x
     copy_commit();
 }
 
-/* acc = dY xᵀ: a warp's 16 rows l, all 64 columns s */
-static __device__ inline void pair_dots(const bf16 (*up)[TILE_LD], const bf16 (*x)[TILE_LD], float (&acc)[8][4])
-{
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, matrix = lane / 8;
-#pragma unroll
-    for (int k = 0; k < 8; k++) acc[k][0] = acc[k][1] = acc[k][2] = acc[k][3] = 0;
-#pragma unroll
-    for (int step = 0; step < HEADDIM / 16; step++) {
-        uint32_t l[4], s[4];
-        load_matrices(l, &up[warp * 16 + (matrix & 1) * 8 + lane % 8][step * 16 + (matrix >> 1) * 8]);
-#pragma unroll
-        for (int k = 0; k < 8; k += 2) {
-            load_matrices(s, &x[k * 8 + (matrix >> 1) * 8 + lane % 8][step * 16 + (matrix & 1) * 8]);
-            mma(acc[k], l, s[0], s[1]);
-            mma(acc[k + 1], l, s[2], s[3]);
-        }
-    }
-}
-
-/* Of two lanes, 2 HALF apart, one goes on with the sums of either half of the columns. */
-template <int HALF> static __device__ inline void fold_columns(float (&columns)[16], int lane)
-{
-    bool upper = lane & (2 * HALF);
-#pragma unroll
-    for (int k = 0; k < HALF; k++) {
-        float other = __shfl_xor_sync(0xffffffffu, upper ? columns[k] : columns[k + HALF], 2 * HALF);
-        columns[k] = (upper ? columns[k + HALF] : columns[k]) + other;
-    }
-}
-
-/* Sums of the warps' columns: columns[2k + e] has the two rows of each lane for column 8k + 2q + e. */
+/* Sums of the warps' columns. */
 static __device__ inline void column_sums(float (&columns)[16], float (*shared)[TILE], float *out)
 {
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    fold_columns<8>(columns, lane);
-    fold_columns<4>(columns, lane);
-    fold_columns<2>(columns, lane);
-    int at = (lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1);
-    *reinterpret_cast<float2 *>(&shared[warp][at * 8 + lane % 4 * 2]) = make_float2(columns[0], columns[1]);
+    warp_columns(columns, shared[threadIdx.x / WARP]);
     __syncthreads();
     if (threadIdx.x < TILE)
         out[threadIdx.x] = shared[0][threadIdx.x] + shared[1][threadIdx.x] + shared[2][threadIdx.x] + shared[3][threadIdx.x];
-}
-
-/*
- * columns = Σ over a lane's two rows l of Σ_{s<t} W_ls where t <= l: W times a triangle of ones, by the tensor cores. W goes
- * in as two bf16 numbers, the second one what the first one rounds off. `row` is the first of the lane's rows in the tile.
- */
-static __device__ inline void crossing_sums(const float (&w)[8][4], int row, float (&columns)[16])
-{
-    const uint32_t ones = 0x3f803f80u;
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
-    uint32_t corner = (2 * q < g ? 0x3f80u : 0u) | (2 * q + 1 < g ? 0x3f800000u : 0u);
-    uint32_t whole[4][4], rest[4][4];
-#pragma unroll
-    for (int step = 0; step < TILE / 16; step++)
-#pragma unroll
-        for (int c = 0; c < 4; c++) {
-            float x = w[2 * step + c / 2][c % 2 * 2], y = w[2 * step + c / 2][c % 2 * 2 + 1];
-            whole[step][c] = pair_of(x, y);
-            float2 kept = floats_of(whole[step][c]);
-            rest[step][c] = pair_of(x - kept.x, y - kept.y);
-        }
-#pragma unroll
-    for (int k = 0; k < 8; k++) {
-        columns[2 * k] = columns[2 * k + 1] = 0;
-        if (k / 2 > warp) continue; /* right of the diagonal */
-        float before[4] = {0, 0, 0, 0};
-#pragma unroll
-        for (int step = 0; step <= k / 2; step++) {
-            bool own = step == k / 2;
-            uint32_t lower = own && k % 2 == 0 ? corner : ones, upper = !own ? ones : k % 2 == 0 ? 0 : corner;
-            mma(before, whole[step], lower, upper);
-            mma(before, rest[step], lower, upper);
-        }
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            int t = k * 8 + q * 2 + e;
-            columns[2 * k + e] = (t <= row ? before[e] : 0.0f) + (t <= row + 8 ? before[2 + e] : 0.0f);
-        }
-    }
 }
 
 /* A tile of pairs of a picture, for heads h .. last-1; out: its place in dCB's sums. */
@@ -314,34 +220,6 @@ static __global__ void gather_pairs(struct backward a, bf16 *dproducts)
     }
 }
 
-/* ddA of a head of a picture from its tiles' sums: a block of 64 threads, one tile of positions after the other. */
-static __global__ void cross_sums(struct backward a)
-{
-    __shared__ float later[TILE], earlier[TILE], across[TILE];
-    const struct ssd_shape &n = a.n;
-    int64_t head = (int64_t)blockIdx.y * n.H + blockIdx.x, lane = threadIdx.x;
-    const float *rows = a.rows + head * n.tiles * n.padded, *columns = a.columns + head * n.tiles * n.padded;
-    for (int64_t tile = 0; tile < n.tiles; tile++) {
-        int64_t t = tile * TILE + lane;
-        float row = 0, column = 0, both = 0; /* of row l = t before the tile; of column s = t after it; from before to after */
-        for (int64_t j = 0; j < tile; j++) row += rows[j * n.padded + t];
-        for (int64_t i = tile + 1; i < n.tiles; i++) {
-            column += columns[i * n.padded + t];
-            for (int64_t j = 0; j < tile; j++) both += rows[j * n.padded + i * TILE + lane];
-        }
-        later[lane] = row, earlier[lane] = column, across[lane] = both;
-        __syncthreads();
-        float sum = columns[tile * n.padded + t]; /* pairs inside the tile */
-        for (int k = 0; k < TILE; k++) {
-            sum += across[k];
-            if (k >= lane) sum += later[k];
-            if (k < lane) sum += earlier[k];
-        }
-        a.ddA[head * n.padded + t] = sum;
-        __syncthreads();
-    }
-}
-
 /* -------------------------------------------------------------------------------------- pairs of any type, row by row */
 
 template <typename T> static __device__ inline float dot_head(const float *up, const T *x)
@@ -415,28 +293,103 @@ template <typename T> static __global__ void cross_rows(struct backward a, const
 
 /* ----------------------------------------------------------------------------------------- dt and the parameters */
 
-/* dΔ = du·x + ddA A; ddt = dΔ σ(dt + bias); and a head's sums over a picture for its parameters. */
+/* dΔ = du·x + ddA A; ddt = dΔ σ(dt + bias); adds to a head's sums over a picture for its parameters. */
+template <typename T>
+static __device__ inline void finish_step(const struct backward &a, const T *zxbcdt, T *dzxbcdt, int64_t t, float ddA,
+                                          float (&sums)[3])
+{
+    const struct ssd_shape &n = a.n;
+    int64_t h = blockIdx.x, b = blockIdx.y, head = (b * n.H + h) * n.padded, at = (b * n.T + t) * n.W + n.W - n.H + h;
+    float raw = value(zxbcdt[at]) + a.dt_bias[h], slope = raw > 20.0f ? 1.0f : 1.0f / (1.0f + expf(-raw));
+    float ddt = (a.along[head + t] - ddA * expf(a.A_log[h])) * slope;
+    sums[0] += ddA * a.steps.delta[head + t];
+    sums[1] += ddt;
+    sums[2] += a.dD[head + t];
+    if (dzxbcdt) put(dzxbcdt + at, (a.dt_fresh ? 0.0f : value(dzxbcdt[at])) + ddt);
+}
+
+static __device__ inline void finish_head(const struct backward &a, float (&sums)[3], float (&shared)[3][WARP])
+{
+    int64_t h = blockIdx.x, b = blockIdx.y;
+    block_sum(sums, shared);
+    if (threadIdx.x > 0) return;
+    float *to = a.parameters + b * 3 * a.n.H + h;
+    to[0] = -expf(a.A_log[h]) * sums[0];
+    to[a.n.H] = sums[1];
+    to[2 * a.n.H] = sums[2];
+}
+
+/* A block takes a head of a picture. */
 template <typename T> static __global__ void finish_steps(struct backward a, const T *zxbcdt, T *dzxbcdt)
 {
     __shared__ float shared[3][WARP];
-    const struct ssd_shape &n = a.n;
-    int64_t h = blockIdx.x, b = blockIdx.y, head = (b * n.H + h) * n.padded;
-    float A = -expf(a.A_log[h]), bias = a.dt_bias[h], sums[3] = {0, 0, 0};
-    for (int64_t t = threadIdx.x; t < n.T; t += blockDim.x) {
-        int64_t at = (b * n.T + t) * n.W + n.W - n.H + h;
-        float raw = value(zxbcdt[at]) + bias, slope = raw > 20.0f ? 1.0f : 1.0f / (1.0f + expf(-raw));
-        float ddt = (a.along[head + t] + a.ddA[head + t] * A) * slope;
-        sums[0] += a.ddA[head + t] * a.steps.delta[head + t];
-        sums[1] += ddt;
-        sums[2] += a.dD[head + t];
-        if (dzxbcdt) put(dzxbcdt + at, (a.dt_fresh ? 0.0f : value(dzxbcdt[at])) + ddt);
+    int64_t head = (blockIdx.y * a.n.H + blockIdx.x) * a.n.padded;
+    float sums[3] = {0, 0, 0};
+    for (int64_t t = threadIdx.x; t < a.n.T; t += blockDim.x) finish_step<T>(a, zxbcdt, dzxbcdt, t, a.ddA[head + t], sums);
+    finish_head(a, sums, shared);
+}
+
+/* The sum of x over the lanes from this one on. */
+static __device__ inline float sum_from(float x)
+{
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int gap = 1; gap < WARP; gap *= 2) {
+        float higher = __shfl_down_sync(0xffffffffu, x, gap);
+        if (lane + gap < WARP) x += higher;
     }
-    block_sum(sums, shared);
-    if (threadIdx.x > 0) return;
-    int64_t of_head = b * n.H + h, plane = n.B * n.H;
-    a.parameters[of_head] = A * sums[0];
-    a.parameters[plane + of_head] = sums[1];
-    a.parameters[2 * plane + of_head] = sums[2];
+    return x;
+}
+
+/* Over the lanes up to this one. */
+static __device__ inline float sum_to(float x)
+{
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int gap = 1; gap < WARP; gap *= 2) {
+        float lower = __shfl_up_sync(0xffffffffu, x, gap);
+        if (lane >= gap) x += lower;
+    }
+    return x;
+}
+
+/* The same with ddA from the sums of tiles: a warp takes a tile of positions, a lane two neighbours. */
+template <typename T>
+static __global__ void __launch_bounds__(TILE_THREADS) cross_sums(struct backward a, const T *zxbcdt, T *dzxbcdt)
+{
+    __shared__ float shared[3][WARP];
+    const struct ssd_shape &n = a.n;
+    int64_t head = (int64_t)blockIdx.y * n.H + blockIdx.x, lane = threadIdx.x % WARP;
+    const float *rows = a.rows + head * n.tiles * n.padded, *columns = a.columns + head * n.tiles * n.padded;
+    float sums[3] = {0, 0, 0};
+    for (int64_t tile = threadIdx.x / WARP; tile < n.tiles; tile += TILE_THREADS / WARP) {
+        int64_t t = tile * TILE + lane * 2, columns_end = a.summed && tile + 2 < n.tiles ? tile + 2 : n.tiles;
+        float2 inner = *reinterpret_cast<const float2 *>(columns + tile * n.padded + t); /* pairs inside the tile */
+        float2 later = make_float2(0, 0), earlier = make_float2(0, 0); /* row l = t before the tile; column s = t after it */
+        float across = 0;                                              /* from before to after */
+        for (int64_t j = 0; j < tile; j++) {
+            float2 row = *reinterpret_cast<const float2 *>(rows + j * n.padded + t);
+            later.x += row.x, later.y += row.y;
+        }
+        for (int64_t i = tile + 1; i < columns_end; i++) {
+            float2 column = *reinterpret_cast<const float2 *>(columns + i * n.padded + t);
+            earlier.x += column.x, earlier.y += column.y;
+        }
+        for (int64_t i = tile + 1; i < n.tiles; i++)
+            for (int64_t j = 0; j < tile; j++) {
+                float2 both = *reinterpret_cast<const float2 *>(rows + j * n.padded + i * TILE + lane * 2);
+                across += both.x + both.y;
+            }
+        across = warp_sum(across);
+        float from = sum_from(later.x + later.y), to = sum_to(earlier.x + earlier.y);
+        float above = __shfl_down_sync(0xffffffffu, from, 1), below = __shfl_up_sync(0xffffffffu, to, 1);
+        if (lane == WARP - 1) above = 0;
+        if (lane == 0) below = 0;
+        float first = inner.x + across + from + below, second = inner.y + across + (later.y + above) + (below + earlier.x);
+        if (t < n.T) finish_step<T>(a, zxbcdt, dzxbcdt, t, first, sums);
+        if (t + 1 < n.T) finish_step<T>(a, zxbcdt, dzxbcdt, t + 1, second, sums);
+    }
+    finish_head(a, sums, shared);
 }
 
 /* -------------------------------------------------------------------------------------------------------- the op */
@@ -447,9 +400,9 @@ static char *lay_out(char *at, struct backward *a, enum tensor_type type)
     const struct ssd_shape *n = &a->n;
     int64_t steps = n->B * n->H * n->padded, square = n->B * n->padded * n->padded;
     at = ssd_take_steps(at, n, &a->steps);
-    a->products = ssd_take<float>(&at, square);
+    if (!a->summed) a->products = ssd_take<float>(&at, square);
     a->again = ssd_take<float>(&at, square);
-    a->pairs = ssd_take<float>(&at, a->groups * square);
+    if (!a->summed || a->groups > 1) a->pairs = ssd_take<float>(&at, a->groups * square);
     a->dproducts = ssd_take<char>(&at, square * (int64_t)tensor_type_size(type));
     a->rows = ssd_take<float>(&at, steps * n->tiles);
     a->columns = ssd_take<float>(&at, steps * n->tiles);
@@ -473,21 +426,31 @@ static void deal_heads(const struct backend *be, struct backward *a)
 }
 
 static aim_status backward_tiles(struct backend *be, const struct backward *a, const struct tensor *xbc,
-                                 const struct tensor *dy, struct tensor *dxbc)
+                                 const struct tensor *zxbcdt, const struct tensor *dy, struct tensor *dxbc,
+                                 struct tensor *dzxbcdt)
 {
     const struct ssd_shape *n = &a->n;
     cudaStream_t stream = cuda_of(be)->stream;
     dim3 heads((unsigned)n->tiles, (unsigned)n->H, (unsigned)n->B);
     dim3 pairs((unsigned)(n->tiles * (n->tiles + 1) / 2), (unsigned)a->groups, (unsigned)n->B);
-    du_tiles<<<heads, TILE_THREADS, 0, stream>>>(*a, data_of<bf16>(xbc), data_of<bf16>(dy), data_of<bf16>(dxbc));
-    pair_tiles<<<pairs, TILE_THREADS, 0, stream>>>(*a, data_of<bf16>(xbc), data_of<bf16>(dy));
-    gather_pairs<<<dim3((unsigned)n->T, (unsigned)n->B), TILE_THREADS, 0, stream>>>(*a, (bf16 *)a->dproducts);
-    cross_sums<<<dim3((unsigned)n->H, (unsigned)n->B), TILE, 0, stream>>>(*a);
+    if (a->summed) {
+        TRY(ssd_columns(be, a, data_of<bf16>(xbc), data_of<bf16>(dy), data_of<bf16>(dxbc)));
+    } else {
+        du_tiles<<<heads, TILE_THREADS, 0, stream>>>(*a, data_of<bf16>(xbc), data_of<bf16>(dy), data_of<bf16>(dxbc));
+        pair_tiles<<<pairs, TILE_THREADS, 0, stream>>>(*a, data_of<bf16>(xbc), data_of<bf16>(dy));
+    }
+    if (a->pairs) gather_pairs<<<dim3((unsigned)n->T, (unsigned)n->B), TILE_THREADS, 0, stream>>>(*a, (bf16 *)a->dproducts);
+    by_type(zxbcdt, [&](auto zero) {
+        using T = decltype(zero);
+        cross_sums<T>
+            <<<dim3((unsigned)n->H, (unsigned)n->B), TILE_THREADS, 0, stream>>>(*a, data_of<T>(zxbcdt), data_of<T>(dzxbcdt));
+    });
     return cuda_launched(be, "ssd_backward");
 }
 
-static aim_status backward_rows(struct backend *be, const struct backward *a, const struct tensor *xbc, const struct tensor *dy,
-                                struct tensor *dxbc)
+static aim_status backward_rows(struct backend *be, const struct backward *a, const struct tensor *xbc,
+                                const struct tensor *zxbcdt, const struct tensor *dy, struct tensor *dxbc,
+                                struct tensor *dzxbcdt)
 {
     const struct ssd_shape *n = &a->n;
     cudaStream_t stream = cuda_of(be)->stream;
@@ -498,6 +461,10 @@ static aim_status backward_rows(struct backend *be, const struct backward *a, co
         du_rows<T><<<dim3((unsigned)n->T, (unsigned)n->H, (unsigned)n->B), HEADDIM, 0, stream>>>(*a, x, up, data_of<T>(dxbc));
         pair_rows<T><<<rows, TILE_THREADS, 0, stream>>>(*a, x, up, (T *)a->dproducts);
         cross_rows<T><<<heads, TILE_THREADS, 0, stream>>>(*a, x, up);
+    });
+    by_type(zxbcdt, [&](auto zero) {
+        using T = decltype(zero);
+        finish_steps<T><<<heads, TILE_THREADS, 0, stream>>>(*a, data_of<T>(zxbcdt), data_of<T>(dzxbcdt));
     });
     return cuda_launched(be, "ssd_backward");
 }
@@ -529,24 +496,21 @@ aim_status cuda_ssd_backward(struct backend *be, const struct tensor *xbc, const
     a.A_log = f32(A_log), a.dt_bias = f32(dt_bias), a.D = f32(D);
     a.dx_fresh = take_fresh(be, dxbc);
     a.dt_fresh = take_fresh(be, dzxbcdt, a.n.W - a.n.H, a.n.W);
-    deal_heads(be, &a);
+    bool tiled = ssd_tiled(&a.n, xbc, dy) && aligned(dxbc);
+    a.summed = tiled && ssd_columns_fit(be, &a.n);
+    if (a.summed)
+        ssd_columns_deal(be, &a);
+    else
+        deal_heads(be, &a);
     char *scratch = (char *)cuda_scratch(be, (size_t)(lay_out(NULL, &a, xbc->type) - (char *)NULL));
     if (!scratch) return AIM_ERR_MEMORY;
     lay_out(scratch, &a, xbc->type);
     TRY(ssd_prepare(be, &a.n, zxbcdt, A_log, dt_bias, a.steps));
-    bool tiled = ssd_tiled(&a.n, xbc, dy) && aligned(dxbc);
-    TRY(ssd_products(be, &a.n, xbc, false, T_F32, a.products));
+    if (!a.summed) TRY(ssd_products(be, &a.n, xbc, false, T_F32, a.products));
     TRY(ssd_products(be, &a.n, xbc, !tiled, tiled ? T_BF16 : T_F32, a.again));
-    TRY(tiled ? backward_tiles(be, &a, xbc, dy, dxbc) : backward_rows(be, &a, xbc, dy, dxbc));
-    by_type(zxbcdt, [&](auto zero) {
-        using T = decltype(zero);
-        finish_steps<T><<<dim3((unsigned)a.n.H, (unsigned)a.n.B), TILE_THREADS, 0, cuda_of(be)->stream>>>(a, data_of<T>(zxbcdt),
-                                                                                                          data_of<T>(dzxbcdt));
-    });
-    TRY(cuda_launched(be, "ssd_backward"));
-    struct tensor *parameters[] = {dA_log, ddt_bias, dD};
-    for (int k = 0; k < 3; k++)
-        if (parameters[k])
-            TRY(cuda_sum_rows(be, a.parameters + k * a.n.B * a.n.H, 1, a.n.B, a.n.H, a.n.H, f32(parameters[k]), 0));
+    TRY(tiled ? backward_tiles(be, &a, xbc, zxbcdt, dy, dxbc, dzxbcdt) : backward_rows(be, &a, xbc, zxbcdt, dy, dxbc, dzxbcdt));
+    struct sum_target sums[] = {
+        {data_of<float>(dA_log), 0, a.n.H}, {data_of<float>(ddt_bias), 0, a.n.H}, {data_of<float>(dD), 0, a.n.H}};
+    TRY(cuda_sum_rows_to(be, a.parameters, 1, a.n.B, 3 * a.n.H, sums, 3));
     return dxbc ? backward_products(be, &a, xbc, dxbc) : AIM_OK;
 }
