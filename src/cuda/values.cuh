@@ -48,9 +48,11 @@ template <typename T, int V> static __device__ inline pack<V> values_of(const me
     return x;
 }
 
+/* The copy makes it whole accesses: where values are read from memory one by one, the compiler leaves it at that. */
 template <int V, typename T> static __device__ inline pack<V> load(const T *from)
 {
-    return values_of(*reinterpret_cast<const memory_pack<T, V> *>(from));
+    memory_pack<T, V> raw = *reinterpret_cast<const memory_pack<T, V> *>(from);
+    return values_of(raw);
 }
 
 /* The values as they lie in memory, for later; zeros where they are not wanted. */
