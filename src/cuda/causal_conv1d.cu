@@ -21,10 +21,15 @@ static int64_t inner_width(int64_t W, int64_t C)
 /* The taps of V channels from c on, tap-major. */
 template <int V> static __device__ inline void load_taps(const float *w, int64_t c, pack<V> (&tap)[CONV_WIDTH])
 {
+    constexpr int EACH = V == 1 ? 1 : CONV_WIDTH; /* a single channel's taps may lie anywhere */
 #pragma unroll
     for (int i = 0; i < V; i++)
 #pragma unroll
-        for (int k = 0; k < CONV_WIDTH; k++) tap[k].v[i] = w[(c + i) * CONV_WIDTH + k];
+        for (int k = 0; k < CONV_WIDTH; k += EACH) {
+            pack<EACH> taps = load<EACH>(w + (c + i) * CONV_WIDTH + k);
+#pragma unroll
+            for (int j = 0; j < EACH; j++) tap[k + j].v[i] = taps.v[j];
+        }
 }
 
 /* The inputs before position t, oldest first: zeros before the start. */
@@ -81,7 +86,7 @@ static __global__ void convolve(const T *__restrict__ zxbcdt, int64_t length, in
         copy_wait<QUEUE - 1>();
 #pragma unroll
         for (int step = 0; step < STEP; step++) {
-            in[3] = values_of(queue[slot][step][threadIdx.x]);
+            in[3] = load<V>(queue[slot][step][threadIdx.x].v);
             pack<V> a = offset;
 #pragma unroll
             for (int i = 0; i < V; i++) {
@@ -103,12 +108,13 @@ aim_status cuda_causal_conv1d_silu(struct backend *be, const struct tensor *zxbc
     int64_t B = y->shape[0], length = y->shape[1], C = y->shape[2], W = tensor_cols(zxbcdt), E = inner_width(W, C);
     by_type(y, [&](auto zero) {
         using T = decltype(zero);
-        by_width<8>(W % 8 == 0 && C % 8 == 0 && aligned(zxbcdt) && aligned(bias) && aligned(y), [&](auto width_of) {
-            constexpr int V = decltype(width_of)::value;
-            dim3 grid((unsigned)divide_up(C / V, THREADS), (unsigned)divide_up(length, FORWARD_ROWS), (unsigned)B);
-            convolve<V, T><<<grid, THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(zxbcdt), length, E, W, f32(w), f32(bias), C,
-                                                                      data_of<T>(y));
-        });
+        by_width<8>(W % 8 == 0 && C % 8 == 0 && aligned(zxbcdt) && aligned(w) && aligned(bias) && aligned(y),
+                    [&](auto width_of) {
+                        constexpr int V = decltype(width_of)::value;
+                        dim3 grid((unsigned)divide_up(C / V, THREADS), (unsigned)divide_up(length, FORWARD_ROWS), (unsigned)B);
+                        convolve<V, T><<<grid, THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(zxbcdt), length, E, W, f32(w),
+                                                                                  f32(bias), C, data_of<T>(y));
+                    });
     });
     return cuda_launched(be, "causal_conv1d_silu");
 }
@@ -159,9 +165,9 @@ static __global__ void __launch_bounds__(THREADS, 9)
 #pragma unroll
         for (int step = 0; step < STEP; step++, dx += W) {
             bool stores = dzxbcdt && t + step >= beyond && t + step < own + beyond;
-            pack<V> da = values_of(queue[slot][1][step][threadIdx.x]);
+            pack<V> da = load<V>(queue[slot][1][step][threadIdx.x].v);
             pack<V> done = stores && !fresh ? load<V>(dx) : zeros<V>();
-            in[3] = values_of(queue[slot][0][step][threadIdx.x]);
+            in[3] = load<V>(queue[slot][0][step][threadIdx.x].v);
 #pragma unroll
             for (int i = 0; i < V; i++) {
                 float a = offset.v[i];
@@ -210,7 +216,7 @@ aim_status cuda_causal_conv1d_silu_backward(struct backend *be, const struct ten
     float *partial = (float *)cuda_scratch(be, (size_t)(B * chunks * ld) * sizeof(float));
     if (!partial) return AIM_ERR_MEMORY;
     bool fresh = take_fresh(be, dzxbcdt, E, E + C);
-    bool wide = W % 4 == 0 && C % 4 == 0 && aligned(zxbcdt) && aligned(bias) && aligned(dy) && aligned(dzxbcdt);
+    bool wide = W % 4 == 0 && C % 4 == 0 && aligned(zxbcdt) && aligned(w) && aligned(bias) && aligned(dy) && aligned(dzxbcdt);
     by_type(dy, [&](auto zero) {
         using T = decltype(zero);
         by_width<4>(wide, [&](auto width_of) {

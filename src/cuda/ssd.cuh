@@ -90,12 +90,20 @@ static __device__ inline float ssd_decay_between(const float2 *cs, int64_t i, in
     return ssd_decay(cs[i * TILE - 1], cs[j * TILE + TILE - 1]);
 }
 
-/* Starts copying rows 0..63 of 64 values to shared memory; those from `rows` on become zeros. */
+/* A warp's number among the four of a tile. */
+static __device__ inline int tile_warp()
+{
+    return threadIdx.x / WARP % (TILE_THREADS / WARP);
+}
+
+/*
+ * Starts copying rows 0..63 of 64 values to shared memory, by four warps of the block; those from `rows` on become zeros.
+ */
 static __device__ inline void ssd_tile_start(bf16 (*shared)[TILE_LD], const bf16 *from, int64_t ld, int64_t rows)
 {
+    int thread = threadIdx.x % TILE_THREADS, row = thread / (TILE / 8), column = thread % (TILE / 8) * 8;
 #pragma unroll
-    for (int k = 0; k < TILE * TILE / 8 / TILE_THREADS; k++) {
-        int piece = k * TILE_THREADS + threadIdx.x, row = piece / (TILE / 8), column = piece % (TILE / 8) * 8;
+    for (int k = 0; k < TILE * TILE / 8 / TILE_THREADS; k++, row += TILE_THREADS / (TILE / 8)) {
         bool wanted = row < rows;
         copy_start(&shared[row][column], wanted ? from + row * ld + column : from, wanted);
     }

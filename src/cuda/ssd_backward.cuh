@@ -37,12 +37,6 @@ void ssd_columns_deal(const struct backend *be, struct backward *a);
 /* du: dx and its sums; rows and columns; dproducts, or, of more than one group, pairs. */
 aim_status ssd_columns(struct backend *be, const struct backward *a, const bf16 *xbc, const bf16 *dy, bf16 *dxbc);
 
-/* A warp's number among the four of a tile. */
-static __device__ inline int tile_warp()
-{
-    return threadIdx.x / WARP % (TILE_THREADS / WARP);
-}
-
 /* acc = dY xᵀ: a warp's 16 rows l, all 64 columns s */
 static __device__ inline void pair_dots(const bf16 (*up)[TILE_LD], const bf16 (*x)[TILE_LD], float (&acc)[8][4])
 {
@@ -84,25 +78,29 @@ static __device__ inline void warp_columns(float (&columns)[16], float *out)
     *reinterpret_cast<float2 *>(&out[at * 8 + lane % 4 * 2]) = make_float2(columns[0], columns[1]);
 }
 
+/* W of a warp's 16 rows as fragments of two bf16 numbers, the second one what the first one rounds off. */
+struct split_rows {
+    uint32_t whole[TILE / 16][4], rest[TILE / 16][4];
+};
+
+/* Two neighbours in fragment k of 8 columns, rows g + 8r. */
+static __device__ inline void split_pair(struct split_rows &to, int k, int r, float x, float y)
+{
+    uint32_t whole = pair_of(x, y);
+    float2 kept = floats_of(whole);
+    to.whole[k / 2][k % 2 * 2 + r] = whole;
+    to.rest[k / 2][k % 2 * 2 + r] = pair_of(x - kept.x, y - kept.y);
+}
+
 /*
- * columns = Σ over a lane's two rows l of Σ_{s<t} W_ls where t <= l: W times a triangle of ones, by the tensor cores. W goes
- * in as two bf16 numbers, the second one what the first one rounds off. `row` is the first of the lane's rows in the tile.
+ * columns = Σ over a lane's two rows l of Σ_{s<t} W_ls where t <= l: W times a triangle of ones, by the tensor cores. `row` is
+ * the first of the lane's rows in the tile.
  */
-static __device__ inline void crossing_sums(const float (&w)[8][4], int row, float (&columns)[16])
+static __device__ inline void crossing_columns(const struct split_rows &w, int row, float (&columns)[16])
 {
     const uint32_t ones = 0x3f803f80u;
     int warp = tile_warp(), lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
     uint32_t corner = (2 * q < g ? 0x3f80u : 0u) | (2 * q + 1 < g ? 0x3f800000u : 0u);
-    uint32_t whole[4][4], rest[4][4];
-#pragma unroll
-    for (int step = 0; step < TILE / 16; step++)
-#pragma unroll
-        for (int c = 0; c < 4; c++) {
-            float x = w[2 * step + c / 2][c % 2 * 2], y = w[2 * step + c / 2][c % 2 * 2 + 1];
-            whole[step][c] = pair_of(x, y);
-            float2 kept = floats_of(whole[step][c]);
-            rest[step][c] = pair_of(x - kept.x, y - kept.y);
-        }
 #pragma unroll
     for (int k = 0; k < 8; k++) {
         columns[2 * k] = columns[2 * k + 1] = 0;
@@ -112,8 +110,8 @@ static __device__ inline void crossing_sums(const float (&w)[8][4], int row, flo
         for (int step = 0; step <= k / 2; step++) {
             bool own = step == k / 2;
             uint32_t lower = own && k % 2 == 0 ? corner : ones, upper = !own ? ones : k % 2 == 0 ? 0 : corner;
-            mma(before, whole[step], lower, upper);
-            mma(before, rest[step], lower, upper);
+            mma(before, w.whole[step], lower, upper);
+            mma(before, w.rest[step], lower, upper);
         }
 #pragma unroll
         for (int e = 0; e < 2; e++) {
@@ -121,6 +119,17 @@ static __device__ inline void crossing_sums(const float (&w)[8][4], int row, flo
             columns[2 * k + e] = (t <= row ? before[e] : 0.0f) + (t <= row + 8 ? before[2 + e] : 0.0f);
         }
     }
+}
+
+/* The same from W itself. */
+static __device__ inline void crossing_sums(const float (&w)[8][4], int row, float (&columns)[16])
+{
+    struct split_rows split;
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) split_pair(split, k, r, w[k][2 * r], w[k][2 * r + 1]);
+    crossing_columns(split, row, columns);
 }
 
 #endif

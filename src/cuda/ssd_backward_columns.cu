@@ -88,17 +88,6 @@ static __device__ inline struct block_pair pair_of_group(const struct block_colu
 
 /* ----------------------------------------------------------------------------------------------------- loading */
 
-/* ssd_tile_start for a group of four warps. */
-static __device__ inline void group_tile_start(bf16 (*shared)[TILE_LD], const bf16 *from, int64_t ld, int64_t rows)
-{
-    int thread = threadIdx.x % TILE_THREADS, row = thread / (TILE / 8), column = thread % (TILE / 8) * 8;
-#pragma unroll
-    for (int k = 0; k < TILE * TILE / 8 / TILE_THREADS; k++, row += TILE_THREADS / (TILE / 8)) {
-        bool wanted = row < rows;
-        copy_start(&shared[row][column], wanted ? from + row * ld + column : from, wanted);
-    }
-}
-
 /* Starts copying what the block needs of head h of picture b. */
 static __device__ inline void stage_start(const struct backward &a, const struct block_columns &c, const bf16 *xbc,
                                           const bf16 *dy, int64_t b, int64_t h, struct column_stage &stage)
@@ -110,10 +99,10 @@ static __device__ inline void stage_start(const struct backward &a, const struct
     for (int k = group; k < c.pairs[0] + columns; k += PAIRS) {
         if (k < c.pairs[0]) {
             int64_t from = (int64_t)(c.first + k) * TILE;
-            group_tile_start(stage.up[k], up + from * n.E, n.E, n.T - from);
+            ssd_tile_start(stage.up[k], up + from * n.E, n.E, n.T - from);
         } else {
             int64_t from = (int64_t)c.number[k - c.pairs[0]] * TILE;
-            group_tile_start(stage.x[k - c.pairs[0]], x + from * n.C, n.C, n.T - from);
+            ssd_tile_start(stage.x[k - c.pairs[0]], x + from * n.C, n.C, n.T - from);
         }
     }
     if (group == PAIRS - 1) {
@@ -139,47 +128,81 @@ static __device__ inline void stage_start(const struct backward &a, const struct
 
 /* ------------------------------------------------------------------------------------------------------- pairs */
 
-/* dCB += dY xᵀ ⊙ decays, and the sums over rows l of W; i > j */
-static __device__ inline void pair_below(const struct column_stage &stage, const struct block_pair &p,
-                                         const bf16 (*products)[TILE_LD], float gap, float (&gathered)[FRAGMENTS][4],
-                                         float *rows)
+/* dY xᵀ of a warp's 16 rows l, and of 32 columns s from FROM on: half a tile at a time leaves registers to what is kept. */
+template <int FROM>
+static __device__ inline void half_dots(const bf16 (*up)[TILE_LD], const bf16 (*x)[TILE_LD], float (&w)[FRAGMENTS / 2][4])
+{
+    int lane = threadIdx.x % WARP, matrix = lane / 8;
+#pragma unroll
+    for (int k = 0; k < FRAGMENTS / 2; k++) w[k][0] = w[k][1] = w[k][2] = w[k][3] = 0;
+#pragma unroll
+    for (int step = 0; step < HEADDIM / 16; step++) {
+        uint32_t l[4], s[4];
+        load_matrices(l, &up[tile_warp() * 16 + (matrix & 1) * 8 + lane % 8][step * 16 + (matrix >> 1) * 8]);
+#pragma unroll
+        for (int k = 0; k < FRAGMENTS / 2; k += 2) {
+            load_matrices(s, &x[FROM + k * 8 + (matrix >> 1) * 8 + lane % 8][step * 16 + (matrix & 1) * 8]);
+            mma(w[k], l, s[0], s[1]);
+            mma(w[k + 1], l, s[2], s[3]);
+        }
+    }
+}
+
+/* dCB += dY xᵀ ⊙ decays, and the sums over rows l of W, without the rows' part of the decay; i > j */
+template <int FROM>
+static __device__ inline void half_below(const struct column_stage &stage, const struct block_pair &p,
+                                         const bf16 (*products)[TILE_LD], const float (&lead)[2],
+                                         float (&gathered)[FRAGMENTS][4], float (&sums)[2])
 {
     int lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4, row = tile_warp() * 16 + g;
-    float w[FRAGMENTS][4], sums[2] = {0, 0};
-    pair_dots(stage.up[p.slot], stage.x[p.column], w);
-    const float lead[2] = {stage.lead[p.slot][row] * gap, stage.lead[p.slot][row + 8] * gap};
+    float w[FRAGMENTS / 2][4];
+    half_dots<FROM>(stage.up[p.slot], stage.x[p.column], w);
 #pragma unroll
-    for (int k = 0; k < FRAGMENTS; k++) {
-        float2 weight = *reinterpret_cast<const float2 *>(&stage.weight[p.column][k * 8 + q * 2]);
+    for (int k = 0; k < FRAGMENTS / 2; k++) {
+        int s = FROM + k * 8 + q * 2;
+        float2 weight = *reinterpret_cast<const float2 *>(&stage.weight[p.column][s]);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            float2 cb = floats_of(*reinterpret_cast<const uint32_t *>(&products[row + r * 8][k * 8 + q * 2]));
+            float2 cb = floats_of(*reinterpret_cast<const uint32_t *>(&products[row + r * 8][s]));
             float first = w[k][2 * r] * weight.x, second = w[k][2 * r + 1] * weight.y;
-            gathered[k][2 * r] += first * lead[r];
-            gathered[k][2 * r + 1] += second * lead[r];
+            gathered[FROM / 8 + k][2 * r] += first * lead[r];
+            gathered[FROM / 8 + k][2 * r + 1] += second * lead[r];
             sums[r] += first * cb.x;
             sums[r] += second * cb.y;
         }
     }
+}
+
+static __device__ inline void pair_below(const struct column_stage &stage, const struct block_pair &p,
+                                         const bf16 (*products)[TILE_LD], float gap, float (&gathered)[FRAGMENTS][4],
+                                         float *rows)
+{
+    int lane = threadIdx.x % WARP, row = tile_warp() * 16 + lane / 4;
+    float sums[2] = {0, 0};
+    const float lead[2] = {stage.lead[p.slot][row] * gap, stage.lead[p.slot][row + 8] * gap};
+    half_below<0>(stage, p, products, lead, gathered, sums);
+    half_below<TILE / 2>(stage, p, products, lead, gathered, sums);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         sums[r] += __shfl_xor_sync(0xffffffffu, sums[r], 1);
         sums[r] += __shfl_xor_sync(0xffffffffu, sums[r], 2);
-        if (q == 0) rows[row + r * 8] = sums[r] * lead[r];
+        if (lane % 4 == 0) rows[row + r * 8] = sums[r] * lead[r];
     }
 }
 
-/* The same for i = j, with the sums of W over pairs that cross a position. */
-static __device__ inline void pair_diagonal(const struct column_stage &stage, const struct block_pair &p,
-                                            const bf16 (*products)[TILE_LD], float (&gathered)[FRAGMENTS][4], float *crossing)
+/* The same for i = j; W goes on as pairs of bf16 numbers (crossing_columns). */
+template <int FROM>
+static __device__ inline void half_diagonal(const struct column_stage &stage, const struct block_pair &p,
+                                            const bf16 (*products)[TILE_LD], float (&gathered)[FRAGMENTS][4],
+                                            struct split_rows &split)
 {
     int lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4, row = tile_warp() * 16 + g;
     const float2 *cs = stage.cs[p.column];
-    float w[FRAGMENTS][4], columns[2 * FRAGMENTS];
-    pair_dots(stage.up[p.slot], stage.x[p.column], w);
+    float w[FRAGMENTS / 2][4];
+    half_dots<FROM>(stage.up[p.slot], stage.x[p.column], w);
 #pragma unroll
-    for (int k = 0; k < FRAGMENTS; k++) {
-        int s = k * 8 + q * 2;
+    for (int k = 0; k < FRAGMENTS / 2; k++) {
+        int s = FROM + k * 8 + q * 2;
         float2 delta = *reinterpret_cast<const float2 *>(&stage.delta[p.column][s]);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
@@ -187,13 +210,24 @@ static __device__ inline void pair_diagonal(const struct column_stage &stage, co
             float2 cb = floats_of(*reinterpret_cast<const uint32_t *>(&products[l][s]));
             float first = s <= l ? w[k][2 * r] * delta.x * ssd_decay(cs[l], cs[s]) : 0.0f;
             float second = s + 1 <= l ? w[k][2 * r + 1] * delta.y * ssd_decay(cs[l], cs[s + 1]) : 0.0f;
-            gathered[k][2 * r] += first;
-            gathered[k][2 * r + 1] += second;
-            w[k][2 * r] = s <= l ? first * cb.x : 0.0f; /* C·B may be anything beyond the picture's end */
-            w[k][2 * r + 1] = s + 1 <= l ? second * cb.y : 0.0f;
+            gathered[FROM / 8 + k][2 * r] += first;
+            gathered[FROM / 8 + k][2 * r + 1] += second;
+            first = s <= l ? first * cb.x : 0.0f; /* C·B may be anything beyond the picture's end */
+            second = s + 1 <= l ? second * cb.y : 0.0f;
+            split_pair(split, FROM / 8 + k, r, first, second);
         }
     }
-    crossing_sums(w, row, columns);
+}
+
+/* The same for i = j, with the sums of W over pairs that cross a position. */
+static __device__ inline void pair_diagonal(const struct column_stage &stage, const struct block_pair &p,
+                                            const bf16 (*products)[TILE_LD], float (&gathered)[FRAGMENTS][4], float *crossing)
+{
+    struct split_rows split;
+    float columns[2 * FRAGMENTS];
+    half_diagonal<0>(stage, p, products, gathered, split);
+    half_diagonal<TILE / 2>(stage, p, products, gathered, split);
+    crossing_columns(split, tile_warp() * 16 + threadIdx.x % WARP / 4, columns);
     warp_columns(columns, crossing + tile_warp() * TILE);
 }
 
@@ -260,6 +294,11 @@ static __device__ inline void du_tile(const struct column_stage &stage, const st
     }
 }
 
+static __device__ inline void add_part(float (&sum)[4], float4 part)
+{
+    sum[0] += part.x, sum[1] += part.y, sum[2] += part.z, sum[3] += part.w;
+}
+
 /*
  * The last pair of a column adds up du of all its pairs: dx += Δ du + D dY, which takes the place of x in the stage and
  * goes from there to memory; and each position's sums.
@@ -277,19 +316,18 @@ static __device__ inline void column_end(const struct backward &a, struct column
     float below[2] = {0, 0}, along[2] = {0, 0}, dD[2] = {0, 0}; /* du·x of i > j; of all; dY·x */
 #pragma unroll
     for (int k = 0; k < FRAGMENTS; k++) {
-        float sum[4] = {du[k][0], du[k][1], du[k][2], du[k][3]}, diagonal[4] = {0, 0, 0, 0};
-        for (int other = 0; other < others; other++) { /* the first is the diagonal's */
-            float4 part = room.handed[from + other][k][thread];
-            float *to = other == 0 ? diagonal : sum;
-            to[0] += part.x, to[1] += part.y, to[2] += part.z, to[3] += part.w;
-        }
+        float sum[4] = {du[k][0], du[k][1], du[k][2], du[k][3]};
+        float4 diagonal = make_float4(0, 0, 0, 0);
+        if (others > 0) diagonal = room.handed[from][k][thread];
+        if (others > 1) add_part(sum, room.handed[from + 1][k][thread]);
+        if (others > 2) add_part(sum, room.handed[from + 2][k][thread]);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             uint32_t *at = reinterpret_cast<uint32_t *>(&x[row + r * 8][k * 8 + q * 2]);
             float2 value_x = floats_of(*at);
             float2 dY = floats_of(*reinterpret_cast<const uint32_t *>(&up[row + r * 8][k * 8 + q * 2]));
             below[r] += sum[2 * r] * value_x.x + sum[2 * r + 1] * value_x.y;
-            float first = sum[2 * r] + diagonal[2 * r], second = sum[2 * r + 1] + diagonal[2 * r + 1];
+            float first = sum[2 * r] + (r ? diagonal.z : diagonal.x), second = sum[2 * r + 1] + (r ? diagonal.w : diagonal.y);
             along[r] += first * value_x.x + second * value_x.y;
             dD[r] += dY.x * value_x.x + dY.y * value_x.y;
             *at = pair_of(delta[r] * first + D * dY.x, delta[r] * second + D * dY.y);
@@ -323,11 +361,10 @@ static __device__ inline void column_end(const struct backward &a, struct column
         int64_t s = (int64_t)p.j * TILE + at;
         if (s >= n.T) continue;
         bf16 *to = dxbc + (b * n.T + s) * n.C + h * HEADDIM + column;
-        pack<8> dx = load<8>(&x[at][column]);
         if (a.dx_fresh)
-            store<8>(to, dx);
+            *reinterpret_cast<uint4 *>(to) = *reinterpret_cast<const uint4 *>(&x[at][column]);
         else
-            store_add<8>(to, dx);
+            store_add<8>(to, load<8>(&x[at][column]));
     }
 }
 
@@ -374,8 +411,8 @@ static __global__ void __launch_bounds__(COLUMN_THREADS, 1)
     for (int k = 0; k < FRAGMENTS; k++) gathered[k][0] = gathered[k][1] = gathered[k][2] = gathered[k][3] = 0;
     bf16(*products)[TILE_LD] = room.products[group];
     if (p.works)
-        group_tile_start(products, (const bf16 *)a.again + (b * n.padded + p.i * TILE) * n.padded + p.j * TILE, n.padded,
-                         n.T - p.i * TILE);
+        ssd_tile_start(products, (const bf16 *)a.again + (b * n.padded + p.i * TILE) * n.padded + p.j * TILE, n.padded,
+                       n.T - p.i * TILE);
     stage_start(a, c, xbc, dy, b, first, room.stages[0]);
     int turn = 0;
     for (int64_t h = first; h < last; h++, turn ^= 1) {

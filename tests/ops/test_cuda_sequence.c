@@ -329,6 +329,14 @@ TEST(ssd)
     }
 }
 
+/* Two and three tiles of 64 positions; more heads than a block takes at a time. */
+TEST(ssd_tiles)
+{
+    check_ssd(g, type, (struct mixer){1, 100, 5, 16}, -3, false);
+    check_ssd(g, type, (struct mixer){2, 190, 3, 16}, 1, true);
+    check_ssd(g, type, (struct mixer){1, 192, 7, 64}, -3, true);
+}
+
 /* --------------------------------------------------------------------------------------------- loss, optimizer */
 
 static void check_cross_entropy(struct gpu *g, enum tensor_type type, int64_t M, int64_t V)
@@ -398,7 +406,7 @@ int main(void)
         cmocka_unit_test(test_linear),        cmocka_unit_test(test_linear_learns), cmocka_unit_test(test_embedding),
         cmocka_unit_test(test_rows),          cmocka_unit_test(test_values),        cmocka_unit_test(test_residual_norm),
         cmocka_unit_test(test_gated_norm),    cmocka_unit_test(test_convolution),   cmocka_unit_test(test_ssd),
-        cmocka_unit_test(test_cross_entropy), cmocka_unit_test(test_optimizer),
+        cmocka_unit_test(test_cross_entropy), cmocka_unit_test(test_optimizer),     cmocka_unit_test(test_ssd_tiles),
     };
     cmocka_set_test_filter(getenv("AIM_TEST_FILTER")); /* for slow checkers */
     return cmocka_run_group_tests_name("cuda_sequence", tests, set_up, tear_down);
