@@ -1,11 +1,11 @@
 /*
  * The CUDA kernels of stage-2 training, each alone, at the shapes of a training step: 64 pictures of 256 tokens, bf16.
  *
- *     bench_cuda_ops [rounds]
+ *     bench_cuda_ops [rounds [model]]
  *
- * Beside each time: the bytes it must move, or the operations it must do, per second, and the share of what the same GPU
- * does at most: a large copy, a large bf16 product, measured in the same run. Times are medians of rounds of repeated
- * calls; the last line of a model adds up what one step calls.
+ * Beside each time its floor: the bytes that the op must move at the speed of a large copy, or its operations at that of a
+ * large bf16 product, both measured in the same run; and what a step spends on it. Times are medians of rounds of repeated
+ * calls; the last lines of a model add up what one step calls.
  */
 #include <stdio.h>
 #include <string.h>
@@ -23,6 +23,8 @@ struct bench {
     int rounds;
     double copy, product; /* bytes/s, operations/s at most */
     double step;          /* seconds of a training step so far */
+    double least;         /* and what they could be */
+    double products;      /* of these, in dense products */
     float *random;        /* BLOCK values */
     struct tensor tensors[MOST_TENSORS];
     int count;
@@ -110,15 +112,18 @@ static void wait(struct bench *b)
         seconds = bench_median(times_, (size_t)(b)->rounds);                                                                   \
     } while (0)
 
-/* Prints a line; the step calls the op `times` times. */
+/*
+ * Prints a line: the time; the least that the bytes and the operations of the op can take on this GPU, and the ratio; what the
+ * step spends on its `times` calls.
+ */
 static void report(struct bench *b, const char *name, double seconds, double bytes, double operations, double times)
 {
-    printf("  %-28s %8.1f us", name, 1e6 * seconds);
-    if (bytes > 0) printf("  %7.1f GB/s  %3.0f%% of copy", 1e-9 * bytes / seconds, 100 * bytes / seconds / b->copy);
-    if (operations > 0)
-        printf("  %7.1f TFLOP/s  %3.0f%% of peak", 1e-12 * operations / seconds, 100 * operations / seconds / b->product);
-    printf("  x %.0f\n", times);
+    double moving = bytes / b->copy, computing = operations / b->product, least = moving > computing ? moving : computing;
+    printf("  %-28s %8.1f us  floor %7.1f us  x %5.2f", name, 1e6 * seconds, 1e6 * least, seconds / least);
+    printf("  %2.0f times: %6.2f ms\n", times, 1e3 * seconds * times);
     b->step += seconds * times;
+    b->least += least * times;
+    if (operations > 0) b->products += seconds * times;
 }
 
 #define REPORT(b, name, bytes, operations, times, call)                                                                        \
@@ -175,6 +180,18 @@ static void norms(struct bench *b, const struct model *m)
     clear(b);
 }
 
+/* The modulations of layers: thirds of one product's columns. */
+static void modulations(struct bench *b, const struct model *m)
+{
+    struct backend *be = b->be;
+    double bytes = PICTURES * 3.0 * (double)m->d * 4, layers = (double)m->layers;
+    struct tensor *x = values(b, T_F32, PICTURES, 12 * m->d, 0), *bias = values(b, T_F32, 3 * m->d, 0, 0);
+    struct tensor *y = values(b, T_F32, PICTURES, 3 * m->d, 0);
+    REPORT(b, "modulation", 2 * bytes, 0, layers, be->op.slice_add(be, x, 3 * m->d, bias, y));
+    REPORT(b, "modulation, backward", 3 * bytes, 0, layers, be->op.slice_add_backward(be, 3 * m->d, y, x, bias));
+    clear(b);
+}
+
 static void mixer(struct bench *b, const struct model *m)
 {
     struct backend *be = b->be;
@@ -216,12 +233,16 @@ static void ends(struct bench *b, const struct model *m)
     struct tensor *ids = indices(b, ROWS, VOCABULARY), *pos = indices(b, ROWS, TOKENS), *x = values(b, T_F32, ROWS, m->d, 0);
     REPORT(b, "embedding", M * d * 8, 0, 1, be->op.embedding(be, tokens, positions, ids, pos, x));
     REPORT(b, "embedding, backward", M * d * 16, 0, 1, be->op.embedding_backward(be, ids, pos, x, tokens, positions));
+    struct tensor *first = values(b, T_F32, PICTURES, m->d, 0), *rest = values(b, T_F32, ROWS - PICTURES, m->d, 0);
+    struct tensor *whole = values(b, T_F32, PICTURES, TOKENS, m->d);
+    REPORT(b, "prepend", M * d * 8, 0, 1, be->op.prepend(be, first, rest, whole));
+    REPORT(b, "prepend, backward", M * d * 12, 0, 1, be->op.prepend_backward(be, whole, first, rest));
     clear(b);
     product(b, "head", HEAD_ROWS, m->d, VOCABULARY, 2 * blocks); /* made again in the backward */
     struct tensor *y = values(b, T_BF16, HEAD_ROWS, VOCABULARY, 0), *dy = values(b, T_BF16, HEAD_ROWS, VOCABULARY, 0);
     struct tensor *target = indices(b, HEAD_ROWS, VOCABULARY), *loss = values(b, T_F32, HEAD_ROWS, 0, 0);
     REPORT(b, "cross entropy", 2 * logits, 0, blocks, be->op.cross_entropy(be, y, target, loss));
-    REPORT(b, "cross entropy, backward", 6 * logits, 0, blocks, be->op.cross_entropy_backward(be, y, target, loss, dy));
+    REPORT(b, "cross entropy, backward", 4 * logits, 0, blocks, be->op.cross_entropy_backward(be, y, target, loss, fresh(dy)));
     clear(b);
 }
 
@@ -247,14 +268,16 @@ static void optimizer(struct bench *b, const struct model *m)
 static void model(struct bench *b, const struct model *m)
 {
     printf("%s, batch %d x %d tokens\n", m->name, PICTURES, TOKENS);
-    b->step = 0;
+    b->step = b->least = b->products = 0;
     norms(b, m);
+    modulations(b, m);
     mixer(b, m);
     product(b, "input projection", ROWS, m->d, m->W, (double)m->layers);
     product(b, "output projection", ROWS, m->E, m->d, (double)m->layers);
     ends(b, m);
     optimizer(b, m);
-    printf("  these ops of a step: %.1f ms, %.0f tokens/s\n", 1e3 * b->step, ROWS / b->step);
+    printf("  products %.1f ms, all else %.1f ms\n", 1e3 * b->products, 1e3 * (b->step - b->products));
+    printf("  these ops of a step: %.1f ms, %.0f tokens/s; floor %.1f ms\n", 1e3 * b->step, ROWS / b->step, 1e3 * b->least);
 }
 
 int main(int argc, char **argv)
@@ -280,7 +303,8 @@ int main(int argc, char **argv)
         b.random[i] = (float)(state >> 8) * 0x1p-23f - 1.0f;
     }
     ceilings(&b);
-    for (int i = 0; i < 2; i++) model(&b, &models[i]);
+    for (int i = 0; i < 2; i++)
+        if (argc < 3 || strcmp(argv[2], models[i].name) == 0) model(&b, &models[i]);
     free(b.random);
     backend_free(b.be);
     return 0;

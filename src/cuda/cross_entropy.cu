@@ -62,9 +62,10 @@ aim_status cuda_cross_entropy(struct backend *be, const struct tensor *logits, c
     return cuda_launched(be, "cross_entropy");
 }
 
-/* dlogits += (softmax(logits) - onehot(target)) dloss */
+/* dlogits += (softmax(logits) - onehot(target)) dloss; fresh: = */
 template <int V, typename T>
-static __global__ void loss_gradients(const T *logits, const int32_t *target, int64_t n, const float *dloss, T *dlogits)
+static __global__ void loss_gradients(const T *logits, const int32_t *target, int64_t n, const float *dloss, bool fresh,
+                                      T *dlogits)
 {
     const T *row = logits + (int64_t)blockIdx.x * n;
     T *out = dlogits + (int64_t)blockIdx.x * n;
@@ -75,7 +76,10 @@ static __global__ void loss_gradients(const T *logits, const int32_t *target, in
         pack<V> x = load<V>(row + i);
 #pragma unroll
         for (int k = 0; k < V; k++) x.v[k] = share * __expf(x.v[k] - e.top) - (i + k == wanted ? scale : 0.0f);
-        store_add<V>(out + i, x);
+        if (fresh)
+            store<V>(out + i, x);
+        else
+            store_add<V>(out + i, x);
     }
 }
 
@@ -83,12 +87,13 @@ aim_status cuda_cross_entropy_backward(struct backend *be, const struct tensor *
                                        const struct tensor *dloss, struct tensor *dlogits)
 {
     int64_t M = tensor_rows(logits), n = tensor_cols(logits);
+    bool fresh = take_fresh(be, dlogits);
     by_type(logits, [&](auto zero) {
         using T = decltype(zero);
         by_width<8>(n % 8 == 0 && aligned(logits) && aligned(dlogits), [&](auto w) {
             constexpr int V = decltype(w)::value;
             loss_gradients<V, T><<<(unsigned)M, THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(logits), i32(target), n,
-                                                                                   f32(dloss), data_of<T>(dlogits));
+                                                                                   f32(dloss), fresh, data_of<T>(dlogits));
         });
     });
     return cuda_launched(be, "cross_entropy_backward");

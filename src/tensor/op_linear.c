@@ -94,7 +94,10 @@ static aim_status head_block_backward(struct exec *ex, const struct node *node, 
     struct tensor dloss = rows_view(node->out[0]->grad, from, n), dx_rows = rows_view(dx, from, n);
     struct tensor *kept = node->in[3], *logits = kept ? tensor_keep(kept) : tensor_new(ex, x.type, SHAPE(n, w->shape[0]));
     struct tensor *dlogits = tensor_new(ex, x.type, SHAPE(n, w->shape[0]));
-    if (logits && dlogits) tensor_zero(ex, dlogits);
+    if (dlogits && be->overwrites)
+        dlogits->fresh = (struct fresh_columns){0, w->shape[0]};
+    else if (dlogits)
+        tensor_zero(ex, dlogits);
     aim_status status = ex->status;
     if (status == AIM_OK && !kept) status = be->op.linear(be, &x, w, NULL, logits);
     if (status == AIM_OK) status = be->op.cross_entropy_backward(be, logits, &target, &dloss, dlogits);

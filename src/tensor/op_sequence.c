@@ -216,7 +216,7 @@ struct tensor *op_gated_rms_norm(struct exec *ex, const struct tensor *y, const 
 /* dlogits = (softmax(logits) - onehot(target)) dloss */
 static aim_status cross_entropy_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *dlogits = tape_grad(ex, n->in[0]);
+    struct tensor *dlogits = tape_grad_fresh(ex, n->in[0]);
     if (!dlogits) return ex->status;
     return ex->backend->op.cross_entropy_backward(ex->backend, n->in[0], n->in[1], n->out[0]->grad, dlogits);
 }

@@ -339,11 +339,12 @@ TEST(ssd_tiles)
 
 /* --------------------------------------------------------------------------------------------- loss, optimizer */
 
-static void check_cross_entropy(struct gpu *g, enum tensor_type type, int64_t M, int64_t V)
+static void check_cross_entropy(struct gpu *g, enum tensor_type type, int64_t M, int64_t V, bool fresh)
 {
     struct threefold logits = gpu_normal(g, type, 0, 3, M, V, 0, 0), target = gpu_ids(g, M, V),
                      loss = gpu_blank(g, T_F32, M, 0, 0, 0);
-    struct threefold dloss = normal(g, T_F32, M, 0, 0), dlogits = gpu_normal(g, type, 0, 0.1, M, V, 0, 0);
+    struct threefold dloss = normal(g, T_F32, M, 0, 0);
+    struct threefold dlogits = fresh ? gradient(g, type, true, M, V, 0) : gpu_normal(g, type, 0, 0.1, M, V, 0, 0);
     RUN_SIDES(g, cross_entropy, AT(logits), AT(target), AT(loss));
     expect_sides(g, "cross entropy", &loss, EXACT);
     RUN_SIDES(g, cross_entropy_backward, AT(logits), AT(target), AT(dloss), AT(dlogits));
@@ -353,9 +354,10 @@ static void check_cross_entropy(struct gpu *g, enum tensor_type type, int64_t M,
 
 TEST(cross_entropy)
 {
-    check_cross_entropy(g, type, 1, 7);
-    check_cross_entropy(g, type, 40, 1000);
-    check_cross_entropy(g, type, 16, 16384);
+    check_cross_entropy(g, type, 1, 7, false);
+    check_cross_entropy(g, type, 40, 1000, false);
+    check_cross_entropy(g, type, 40, 1000, true);
+    check_cross_entropy(g, type, 16, 16384, true);
 }
 
 enum { TENSORS = 50 }; /* more than fit one launch */
