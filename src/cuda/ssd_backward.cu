@@ -204,19 +204,20 @@ static __global__ void __launch_bounds__(TILE_THREADS, 3) pair_tiles(struct back
         pair_tile<false>(a, xbc, dy, b, first, last, i, j, stages, sums, out);
 }
 
-/* dCB from the groups' sums, zeros above the diagonal; a block takes a row l. */
+/* dCB from the groups' sums, zeros for s > l; a block takes a row. */
 static __global__ void gather_pairs(struct backward a, bf16 *dproducts)
 {
     const struct ssd_shape &n = a.n;
-    int64_t l = blockIdx.x, b = blockIdx.y;
-    for (int64_t s = (int64_t)threadIdx.x * 2; s < n.padded; s += blockDim.x * 2) {
+    int64_t row = blockIdx.x, b = blockIdx.y;
+    for (int64_t column = (int64_t)threadIdx.x * 2; column < n.padded; column += blockDim.x * 2) {
+        bool first = a.summed ? column >= row : column <= row, second = a.summed ? column + 1 >= row : column + 1 <= row;
         float2 sum = make_float2(0, 0);
-        for (int64_t group = 0; group < a.groups && s <= l; group++) {
-            const float *from = a.pairs + ((group * n.B + b) * n.padded + l) * n.padded + s;
+        for (int64_t group = 0; group < a.groups && (first || second); group++) {
+            const float *from = a.pairs + ((group * n.B + b) * n.padded + row) * n.padded + column;
             sum.x += from[0], sum.y += from[1];
         }
-        *reinterpret_cast<uint32_t *>(dproducts + (b * n.padded + l) * n.padded + s) =
-            pair_of(s <= l ? sum.x : 0.0f, s + 1 <= l ? sum.y : 0.0f);
+        *reinterpret_cast<uint32_t *>(dproducts + (b * n.padded + row) * n.padded + column) =
+            pair_of(first ? sum.x : 0.0f, second ? sum.y : 0.0f);
     }
 }
 
@@ -477,7 +478,8 @@ static aim_status backward_products(struct backend *be, const struct backward *a
     int64_t square = n->padded * n->padded, picture = n->T * n->C;
     const char *b = (const char *)xbc->data + (size_t)n->E * size, *c = b + (size_t)n->S * size;
     char *db = (char *)dxbc->data + (size_t)n->E * size, *dc = db + (size_t)n->S * size;
-    struct cuda_operand straight = {a->dproducts, n->padded, square, false}, turned = {a->dproducts, n->padded, square, true};
+    struct cuda_operand straight = {a->dproducts, n->padded, square, a->summed},
+                        turned = {a->dproducts, n->padded, square, !a->summed};
     struct cuda_product to_c = {xbc->type, dxbc->type, n->T,    n->S,        n->T, n->B, straight, {b, n->C, picture, false},
                                 dc,        n->C,       picture, !a->dx_fresh};
     struct cuda_product to_b = {xbc->type, dxbc->type, n->T,    n->S,        n->T, n->B, turned, {c, n->C, picture, false},
@@ -507,7 +509,7 @@ aim_status cuda_ssd_backward(struct backend *be, const struct tensor *xbc, const
     lay_out(scratch, &a, xbc->type);
     TRY(ssd_prepare(be, &a.n, zxbcdt, A_log, dt_bias, a.steps));
     if (!a.summed) TRY(ssd_products(be, &a.n, xbc, false, T_F32, a.products));
-    TRY(ssd_products(be, &a.n, xbc, !tiled, tiled ? T_BF16 : T_F32, a.again));
+    TRY(ssd_products(be, &a.n, xbc, !tiled || a.summed, tiled ? T_BF16 : T_F32, a.again));
     TRY(tiled ? backward_tiles(be, &a, xbc, zxbcdt, dy, dxbc, dzxbcdt) : backward_rows(be, &a, xbc, zxbcdt, dy, dxbc, dzxbcdt));
     struct sum_target sums[] = {
         {data_of<float>(dA_log), 0, a.n.H}, {data_of<float>(ddt_bias), 0, a.n.H}, {data_of<float>(dD), 0, a.n.H}};

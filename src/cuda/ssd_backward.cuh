@@ -19,11 +19,11 @@ struct backward {
     const float *A_log, *dt_bias, *D;
     int64_t groups, per_group; /* of heads */
     float *products;           /* C·B (B,padded,padded), in float32 */
-    void *again;               /* the same for du: bf16 where tiles are gone through, else float32 and transposed */
+    void *again;               /* the same for du: bf16 where tiles are gone through; transposed unless one by one */
     float *pairs;              /* (groups,B,padded,padded): Σ_heads G ⊙ L; lower tiles only */
-    void *dproducts;           /* (B,padded,padded), in the type of the activations: dCB, zeros above the diagonal */
+    void *dproducts;           /* (B,padded,padded), in the type of the activations: dCB, zeros for s > l */
     float *rows, *columns;     /* (B,H,tiles,padded): [j][l] and [i][s]; on the diagonal, columns holds the crossing sums */
-    bool summed;               /* columns[j+1][s] has the sums of all i > j */
+    bool summed;               /* by columns: columns[j+1][s] has the sums of all i > j; pairs, dproducts are transposed */
     float *ddA, *along, *dD;   /* (B,H,padded): ddA; du·x; dY·x */
     bool dx_fresh, dt_fresh;
     float *parameters; /* (B,3,H): sums over positions for A_log, dt_bias, D */
@@ -56,13 +56,13 @@ static __device__ inline void pair_dots(const bf16 (*up)[TILE_LD], const bf16 (*
     }
 }
 
-/* Of two lanes, 2 HALF apart, one goes on with the sums of either half of the columns. */
-template <int HALF> static __device__ inline void fold_columns(float (&columns)[16], int lane)
+/* Of two lanes, GAP apart, one goes on with the sums of either half of the columns, HALF each. */
+template <int HALF, int GAP, int N> static __device__ inline void fold_columns(float (&columns)[N], int lane)
 {
-    bool upper = lane & (2 * HALF);
+    bool upper = lane & GAP;
 #pragma unroll
     for (int k = 0; k < HALF; k++) {
-        float other = __shfl_xor_sync(0xffffffffu, upper ? columns[k] : columns[k + HALF], 2 * HALF);
+        float other = __shfl_xor_sync(0xffffffffu, upper ? columns[k] : columns[k + HALF], GAP);
         columns[k] = (upper ? columns[k + HALF] : columns[k]) + other;
     }
 }
@@ -71,9 +71,9 @@ template <int HALF> static __device__ inline void fold_columns(float (&columns)[
 static __device__ inline void warp_columns(float (&columns)[16], float *out)
 {
     int lane = threadIdx.x % WARP;
-    fold_columns<8>(columns, lane);
-    fold_columns<4>(columns, lane);
-    fold_columns<2>(columns, lane);
+    fold_columns<8, 16>(columns, lane);
+    fold_columns<4, 8>(columns, lane);
+    fold_columns<2, 4>(columns, lane);
     int at = (lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1);
     *reinterpret_cast<float2 *>(&out[at * 8 + lane % 4 * 2]) = make_float2(columns[0], columns[1]);
 }

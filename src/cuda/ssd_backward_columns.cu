@@ -4,11 +4,13 @@
  * tile j and dY of tiles i >= j are read once a head, and serve dCB, ddA and du. Four warps keep to a pair: its part of dCB
  * stays in their registers over all heads, its C·B in shared memory. With n tiles the columns of 4 and 1 pairs make one kind
  * of block, those of 3 and 2 the other.
+ *
+ * Everything lies transposed, rows s and columns l: then M, once it is formed, is at once the left factor of du.
  */
 #include "cuda/ahead.cuh"
 #include "cuda/ssd_backward.cuh"
 
-enum { PAIRS = 5, COLUMN_THREADS = PAIRS * TILE_THREADS, FRAGMENTS = 8 /* of 8 columns */ };
+enum { PAIRS = 5, COLUMN_THREADS = PAIRS * TILE_THREADS, FRAGMENTS = 8 /* of 8 columns */, STEPS = TILE / 16 };
 
 /* What a block reads of a head: dY of tiles first, first+1, ...; x of the columns' tiles; steps. */
 struct alignas(16) column_stage {
@@ -21,7 +23,8 @@ struct alignas(16) column_room {
     struct column_stage stages[2];                            /* of this head and the next one */
     bf16 products[PAIRS][TILE][TILE_LD];                      /* C·B of each pair */
     float4 handed[COLUMN_TILES - 1][FRAGMENTS][TILE_THREADS]; /* parts of du, for the last pair of a column */
-    float crossing[2][TILE_THREADS / WARP][TILE];             /* of the pairs on the diagonal, by warps */
+    float rows[PAIRS][TILE];                                  /* sums of W over l */
+    float columns[PAIRS][TILE_THREADS / WARP][TILE];          /* and over a warp's s; on the diagonal, crossing sums */
 };
 
 bool ssd_columns_fit(const struct backend *be, const struct ssd_shape *n)
@@ -88,207 +91,260 @@ static __device__ inline struct block_pair pair_of_group(const struct block_colu
 
 /* ----------------------------------------------------------------------------------------------------- loading */
 
-/* Starts copying what the block needs of head h of picture b. */
-static __device__ inline void stage_start(const struct backward &a, const struct block_columns &c, const bf16 *xbc,
-                                          const bf16 *dy, int64_t b, int64_t h, struct column_stage &stage)
+/* Starts copying the steps that a block needs of a head; 128 threads. */
+static __device__ inline void lines_start(const struct block_columns &c, const struct ssd_steps &steps,
+                                          struct column_stage &stage)
 {
-    const struct ssd_shape &n = a.n;
-    int group = threadIdx.x / TILE_THREADS, thread = threadIdx.x % TILE_THREADS;
-    int columns = c.pairs[1] ? 2 : 1;
-    const bf16 *x = xbc + b * n.T * n.C + h * HEADDIM, *up = dy + b * n.T * n.E + h * HEADDIM;
-    for (int k = group; k < c.pairs[0] + columns; k += PAIRS) {
-        if (k < c.pairs[0]) {
-            int64_t from = (int64_t)(c.first + k) * TILE;
-            ssd_tile_start(stage.up[k], up + from * n.E, n.E, n.T - from);
-        } else {
-            int64_t from = (int64_t)c.number[k - c.pairs[0]] * TILE;
-            ssd_tile_start(stage.x[k - c.pairs[0]], x + from * n.C, n.C, n.T - from);
-        }
-    }
-    if (group == PAIRS - 1) {
-        struct ssd_steps steps = ssd_steps_of(a.steps, b * n.H + h, n.padded);
-        int tile = thread / 16, piece = thread % 16 * 4;
-        if (tile < c.pairs[0])
-            copy_start(&stage.lead[tile][piece], steps.lead + (c.first + tile) * TILE + piece, true);
-        else if (tile >= COLUMN_TILES && tile - COLUMN_TILES < 2 * columns) {
-            int column = (tile - COLUMN_TILES) / 2, at = c.number[column] * TILE + piece;
-            if (tile % 2)
-                copy_start(&stage.weight[column][piece], steps.weight + at, true);
-            else
-                copy_start(&stage.delta[column][piece], steps.delta + at, true);
-        }
-        int column = thread / 32, two = thread % 32 * 2;
-        if (column < columns) copy_start(&stage.cs[column][two], steps.cs + c.number[column] * TILE + two, true);
-        int before = thread - 2 * 32;
-        if (before >= 0 && before < c.pairs[0] && c.first + before > 0)
-            copy_start_short<8>(&stage.before[before], steps.cs + (c.first + before) * TILE - 1, true);
-    }
-    copy_commit();
+    int thread = threadIdx.x % TILE_THREADS, columns = c.pairs[1] ? 2 : 1;
+    int tile = thread / 16, piece = thread % 16 * 4, column = thread / 32, two = thread % 32 * 2, before = thread - 64;
+    if (tile < c.pairs[0]) copy_start(&stage.lead[tile][piece], steps.lead + (c.first + tile) * TILE + piece, true);
+    if (column < columns) copy_start(&stage.cs[column][two], steps.cs + c.number[column] * TILE + two, true);
+    if (tile < columns) copy_start(&stage.weight[tile][piece], steps.weight + c.number[tile] * TILE + piece, true);
+    if (tile < columns) copy_start(&stage.delta[tile][piece], steps.delta + c.number[tile] * TILE + piece, true);
+    if (before >= 0 && before < c.pairs[0] && c.first + before > 0)
+        copy_start_short<8>(&stage.before[before], steps.cs + (c.first + before) * TILE - 1, true);
+}
+
+/* Tile number `which` of those that a block reads of a head: where it lies in the first head, and where it goes in a stage. */
+struct block_tile {
+    const bf16 *from;
+    int64_t ld;
+    int rows, at; /* rows that exist, none where there is no such tile; at: of a stage's tiles */
+};
+
+static __device__ inline struct block_tile tile_of_block(const struct ssd_shape &n, const struct block_columns &c,
+                                                         const bf16 *xbc, const bf16 *dy, int64_t b, int which)
+{
+    struct block_tile t = {NULL, 0, 0, 0};
+    int columns = c.pairs[1] ? 2 : 1, column = which - c.pairs[0];
+    if (column >= columns) return t;
+    int tile = column < 0 ? c.first + which : c.number[column];
+    int64_t row = b * n.T + tile * TILE;
+    t.from = column < 0 ? dy + row * n.E : xbc + row * n.C;
+    t.ld = column < 0 ? n.E : n.C;
+    t.rows = (int)n.T - tile * TILE;
+    t.at = column < 0 ? which : COLUMN_TILES + column;
+    return t;
+}
+
+static __device__ inline void block_tile_start(const struct block_tile &t, int64_t h, struct column_stage &stage)
+{
+    if (t.rows > 0) ssd_tile_start(stage.up[0] + t.at * TILE, t.from + h * HEADDIM, t.ld, t.rows);
 }
 
 /* ------------------------------------------------------------------------------------------------------- pairs */
 
-/* dY xᵀ of a warp's 16 rows l, and of 32 columns s from FROM on: half a tile at a time leaves registers to what is kept. */
-template <int FROM>
-static __device__ inline void half_dots(const bf16 (*up)[TILE_LD], const bf16 (*x)[TILE_LD], float (&w)[FRAGMENTS / 2][4])
+/* What a warp has of its pair for a head: M as left factors of du, 16 columns a step. */
+struct pair_factors {
+    uint32_t m[STEPS][4];
+};
+
+/* x dYᵀ of a warp's 16 rows s, and of N fragments of columns l from `from` on: a part of a tile leaves registers to others. */
+template <int N>
+static __device__ inline void pair_dots_of(const bf16 (*x)[TILE_LD], const bf16 (*up)[TILE_LD], int from, float (&w)[N][4])
 {
     int lane = threadIdx.x % WARP, matrix = lane / 8;
 #pragma unroll
-    for (int k = 0; k < FRAGMENTS / 2; k++) w[k][0] = w[k][1] = w[k][2] = w[k][3] = 0;
+    for (int k = 0; k < N; k++) w[k][0] = w[k][1] = w[k][2] = w[k][3] = 0;
 #pragma unroll
     for (int step = 0; step < HEADDIM / 16; step++) {
-        uint32_t l[4], s[4];
-        load_matrices(l, &up[tile_warp() * 16 + (matrix & 1) * 8 + lane % 8][step * 16 + (matrix >> 1) * 8]);
+        uint32_t s[4], l[4];
+        load_matrices(s, &x[tile_warp() * 16 + (matrix & 1) * 8 + lane % 8][step * 16 + (matrix >> 1) * 8]);
 #pragma unroll
-        for (int k = 0; k < FRAGMENTS / 2; k += 2) {
-            load_matrices(s, &x[FROM + k * 8 + (matrix >> 1) * 8 + lane % 8][step * 16 + (matrix & 1) * 8]);
-            mma(w[k], l, s[0], s[1]);
-            mma(w[k + 1], l, s[2], s[3]);
+        for (int k = 0; k < N; k += 2) {
+            load_matrices(l, &up[from + k * 8 + (matrix >> 1) * 8 + lane % 8][step * 16 + (matrix & 1) * 8]);
+            mma(w[k], s, l[0], l[1]);
+            mma(w[k + 1], s, l[2], l[3]);
         }
     }
 }
 
-/* dCB += dY xᵀ ⊙ decays, and the sums over rows l of W, without the rows' part of the decay; i > j */
-template <int FROM>
-static __device__ inline void half_below(const struct column_stage &stage, const struct block_pair &p,
-                                         const bf16 (*products)[TILE_LD], const float (&lead)[2],
-                                         float (&gathered)[FRAGMENTS][4], float (&sums)[2])
+/* C·B of a warp's 16 rows s and the 16 columns l of a step. */
+static __device__ inline void load_products(const bf16 (*products)[TILE_LD], int step, uint32_t (&cb)[4])
 {
-    int lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4, row = tile_warp() * 16 + g;
-    float w[FRAGMENTS / 2][4];
-    half_dots<FROM>(stage.up[p.slot], stage.x[p.column], w);
-#pragma unroll
-    for (int k = 0; k < FRAGMENTS / 2; k++) {
-        int s = FROM + k * 8 + q * 2;
-        float2 weight = *reinterpret_cast<const float2 *>(&stage.weight[p.column][s]);
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            float2 cb = floats_of(*reinterpret_cast<const uint32_t *>(&products[row + r * 8][s]));
-            float first = w[k][2 * r] * weight.x, second = w[k][2 * r + 1] * weight.y;
-            gathered[FROM / 8 + k][2 * r] += first * lead[r];
-            gathered[FROM / 8 + k][2 * r + 1] += second * lead[r];
-            sums[r] += first * cb.x;
-            sums[r] += second * cb.y;
-        }
-    }
+    int lane = threadIdx.x % WARP, matrix = lane / 8;
+    load_matrices(cb, &products[tile_warp() * 16 + (matrix & 1) * 8 + lane % 8][step * 16 + (matrix >> 1) * 8]);
 }
 
-static __device__ inline void pair_below(const struct column_stage &stage, const struct block_pair &p,
-                                         const bf16 (*products)[TILE_LD], float gap, float (&gathered)[FRAGMENTS][4],
-                                         float *rows)
+/* Sums over the four lanes of a row, to out[s] of the tile. */
+static __device__ inline void write_rows(float (&sums)[2], float *out)
 {
     int lane = threadIdx.x % WARP, row = tile_warp() * 16 + lane / 4;
-    float sums[2] = {0, 0};
-    const float lead[2] = {stage.lead[p.slot][row] * gap, stage.lead[p.slot][row + 8] * gap};
-    half_below<0>(stage, p, products, lead, gathered, sums);
-    half_below<TILE / 2>(stage, p, products, lead, gathered, sums);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         sums[r] += __shfl_xor_sync(0xffffffffu, sums[r], 1);
         sums[r] += __shfl_xor_sync(0xffffffffu, sums[r], 2);
-        if (lane % 4 == 0) rows[row + r * 8] = sums[r] * lead[r];
+        if (lane % 4 == 0) out[row + r * 8] = sums[r];
     }
 }
 
-/* The same for i = j; W goes on as pairs of bf16 numbers (crossing_columns). */
-template <int FROM>
-static __device__ inline void half_diagonal(const struct column_stage &stage, const struct block_pair &p,
-                                            const bf16 (*products)[TILE_LD], float (&gathered)[FRAGMENTS][4],
-                                            struct split_rows &split)
+/* Half of the columns, for i > j; weight: Δ and the decays from s to tile i. */
+template <int HALF>
+static __device__ inline void half_below(const struct column_stage &stage, const struct block_pair &p,
+                                         const bf16 (*products)[TILE_LD], const float (&weight)[2],
+                                         float (&gathered)[FRAGMENTS][4], struct pair_factors &factors, float (&rows)[2],
+                                         float *columns_out)
+{
+    int lane = threadIdx.x % WARP, q = lane % 4;
+    float w[FRAGMENTS / 2][4], columns[FRAGMENTS];
+    pair_dots_of<FRAGMENTS / 2>(stage.x[p.column], stage.up[p.slot], HALF * TILE / 2, w);
+#pragma unroll
+    for (int step = 0; step < STEPS / 2; step++) {
+        uint32_t cb[4];
+        load_products(products, HALF * STEPS / 2 + step, cb);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int k = step * 2 + half, all = HALF * FRAGMENTS / 2 + k;
+            float2 lead = *reinterpret_cast<const float2 *>(&stage.lead[p.slot][all * 8 + q * 2]);
+            columns[2 * k] = columns[2 * k + 1] = 0;
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                float2 c = floats_of(cb[half * 2 + r]);
+                float first = w[k][2 * r] * weight[r], second = w[k][2 * r + 1] * weight[r];
+                float m0 = c.x * lead.x, m1 = c.y * lead.y;
+                gathered[all][2 * r] += first * lead.x;
+                gathered[all][2 * r + 1] += second * lead.y;
+                factors.m[all / 2][half * 2 + r] = pair_of(m0, m1);
+                first *= m0, second *= m1; /* W */
+                rows[r] += first + second;
+                columns[2 * k] += first;
+                columns[2 * k + 1] += second;
+            }
+        }
+    }
+    fold_columns<4, 16>(columns, lane);
+    fold_columns<2, 8>(columns, lane);
+    fold_columns<1, 4>(columns, lane);
+    int at = (lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1); /* pairs of columns 2q, 2q+1, fragment by fragment */
+    columns_out[HALF * TILE / 2 + at / 2 * 8 + q * 2 + at % 2] = columns[0];
+}
+
+/*
+ * A step of 16 columns on the diagonal; cs of the lane's rows s. W goes on as pairs of bf16 numbers; dD: of the head's tile.
+ */
+static __device__ inline void step_diagonal(const struct column_stage &stage, const struct block_pair &p,
+                                            const bf16 (*products)[TILE_LD], int step, const float2 (&own)[2],
+                                            const float (&delta)[2], float (&gathered)[FRAGMENTS][4],
+                                            struct pair_factors &factors, struct split_rows &split, float (&rows)[2], float *dD)
 {
     int lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4, row = tile_warp() * 16 + g;
-    const float2 *cs = stage.cs[p.column];
-    float w[FRAGMENTS / 2][4];
-    half_dots<FROM>(stage.up[p.slot], stage.x[p.column], w);
+    float w[2][4];
+    uint32_t cb[4];
+    pair_dots_of<2>(stage.x[p.column], stage.up[p.slot], step * 16, w);
+    load_products(products, step, cb);
 #pragma unroll
-    for (int k = 0; k < FRAGMENTS / 2; k++) {
-        int s = FROM + k * 8 + q * 2;
-        float2 delta = *reinterpret_cast<const float2 *>(&stage.delta[p.column][s]);
+    for (int k = 0; k < 2; k++) {
+        int l = step * 16 + k * 8 + q * 2;
+        float2 cs[2] = {stage.cs[p.column][l], stage.cs[p.column][l + 1]};
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            int l = row + r * 8;
-            float2 cb = floats_of(*reinterpret_cast<const uint32_t *>(&products[l][s]));
-            float first = s <= l ? w[k][2 * r] * delta.x * ssd_decay(cs[l], cs[s]) : 0.0f;
-            float second = s + 1 <= l ? w[k][2 * r + 1] * delta.y * ssd_decay(cs[l], cs[s + 1]) : 0.0f;
-            gathered[FROM / 8 + k][2 * r] += first;
-            gathered[FROM / 8 + k][2 * r + 1] += second;
-            first = s <= l ? first * cb.x : 0.0f; /* C·B may be anything beyond the picture's end */
-            second = s + 1 <= l ? second * cb.y : 0.0f;
-            split_pair(split, FROM / 8 + k, r, first, second);
+            int s = row + r * 8;
+            float2 c = floats_of(cb[k * 2 + r]);
+            float decay0 = l >= s ? ssd_decay(cs[0], own[r]) : 0.0f, decay1 = l + 1 >= s ? ssd_decay(cs[1], own[r]) : 0.0f;
+            if (l == s) dD[s] = w[k][2 * r];
+            if (l + 1 == s) dD[s] = w[k][2 * r + 1];
+            float first = w[k][2 * r] * delta[r], second = w[k][2 * r + 1] * delta[r], m0 = c.x * decay0, m1 = c.y * decay1;
+            gathered[step * 2 + k][2 * r] += first * decay0;
+            gathered[step * 2 + k][2 * r + 1] += second * decay1;
+            factors.m[step][k * 2 + r] = pair_of(m0, m1);
+            first *= m0, second *= m1; /* W */
+            rows[r] += first + second;
+            split_pair(split, step * 2 + k, r, first, second);
         }
     }
 }
 
-/* The same for i = j, with the sums of W over pairs that cross a position. */
-static __device__ inline void pair_diagonal(const struct column_stage &stage, const struct block_pair &p,
-                                            const bf16 (*products)[TILE_LD], float (&gathered)[FRAGMENTS][4], float *crossing)
+/*
+ * columns = Σ over a lane's two rows s of Σ_{l>=t} W_ls where s < t: W times a triangle of ones, by the tensor cores. `row` is
+ * the first of the lane's rows in the tile.
+ */
+static __device__ inline void crossing_rows(const struct split_rows &w, int row, float (&columns)[2 * FRAGMENTS])
 {
+    const uint32_t ones = 0x3f803f80u;
+    int lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
+    uint32_t corner = (2 * q >= g ? 0x3f80u : 0u) | (2 * q + 1 >= g ? 0x3f800000u : 0u);
+#pragma unroll
+    for (int k = 0; k < FRAGMENTS; k++) {
+        columns[2 * k] = columns[2 * k + 1] = 0;
+        if (k / 2 < tile_warp()) continue; /* left of the diagonal */
+        float after[4] = {0, 0, 0, 0};
+#pragma unroll
+        for (int step = k / 2; step < STEPS; step++) {
+            bool own = step == k / 2;
+            uint32_t lower = !own ? ones : k % 2 == 0 ? corner : 0, upper = own && k % 2 == 1 ? corner : ones;
+            mma(after, w.whole[step], lower, upper);
+            mma(after, w.rest[step], lower, upper);
+        }
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            int t = k * 8 + q * 2 + e;
+            columns[2 * k + e] = (row < t ? after[e] : 0.0f) + (row + 8 < t ? after[2 + e] : 0.0f);
+        }
+    }
+}
+
+/* dCB += x dYᵀ ⊙ decays; M; the sums of W over rows and over columns; i > j */
+static __device__ inline void pair_below(const struct column_stage &stage, const struct block_pair &p,
+                                         const bf16 (*products)[TILE_LD], float gap, float (&gathered)[FRAGMENTS][4],
+                                         struct pair_factors &factors, float *rows_out, float *columns_out)
+{
+    int row = tile_warp() * 16 + threadIdx.x % WARP / 4;
+    float rows[2] = {0, 0};
+    const float weight[2] = {stage.weight[p.column][row] * gap, stage.weight[p.column][row + 8] * gap};
+    half_below<0>(stage, p, products, weight, gathered, factors, rows, columns_out + tile_warp() * TILE);
+    half_below<1>(stage, p, products, weight, gathered, factors, rows, columns_out + tile_warp() * TILE);
+    write_rows(rows, rows_out);
+}
+
+/* The same for i = j, with crossing sums in place of those over columns. */
+static __device__ inline void pair_diagonal(const struct column_stage &stage, const struct block_pair &p,
+                                            const bf16 (*products)[TILE_LD], float (&gathered)[FRAGMENTS][4],
+                                            struct pair_factors &factors, float *rows_out, float *columns_out, float *dD)
+{
+    int row = tile_warp() * 16 + threadIdx.x % WARP / 4;
     struct split_rows split;
-    float columns[2 * FRAGMENTS];
-    half_diagonal<0>(stage, p, products, gathered, split);
-    half_diagonal<TILE / 2>(stage, p, products, gathered, split);
-    crossing_columns(split, tile_warp() * 16 + threadIdx.x % WARP / 4, columns);
-    warp_columns(columns, crossing + tile_warp() * TILE);
+    float rows[2] = {0, 0}, columns[2 * FRAGMENTS];
+    const float delta[2] = {stage.delta[p.column][row], stage.delta[p.column][row + 8]};
+    const float2 own[2] = {stage.cs[p.column][row], stage.cs[p.column][row + 8]};
+#pragma unroll
+    for (int step = 0; step < STEPS; step++)
+        if (step >= tile_warp()) /* else all of it left of the diagonal */
+            step_diagonal(stage, p, products, step, own, delta, gathered, factors, split, rows, dD);
+    crossing_rows(split, row, columns);
+    warp_columns(columns, columns_out + tile_warp() * TILE);
+    write_rows(rows, rows_out);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- du */
 
-/* A fragment of M's transpose: 16 rows s, 16 columns l of a step; i > j: without the rows' part of the decay. */
-template <bool DIAGONAL>
-static __device__ inline void du_weights(const struct column_stage &stage, const struct block_pair &p,
-                                         const bf16 (*products)[TILE_LD], float gap, int step, uint32_t (&m)[4])
+/* du of tile j, as far as it comes from tile i; i > j: without the rows' part of the decay. */
+static __device__ inline void du_tile(const bf16 (*up)[TILE_LD], const struct pair_factors &factors, bool diagonal,
+                                      float (&du)[FRAGMENTS][4])
 {
-    int lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4, matrix = lane / 8;
-    int inner = step * 16 + (matrix >> 1) * 8, outer = tile_warp() * 16 + (matrix & 1) * 8;
-    const float2 *cs = stage.cs[p.column];
-    load_matrices_transposed(m, &products[inner + lane % 8][outer]);
+    int lane = threadIdx.x % WARP, matrix = lane / 8;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        int l = step * 16 + half * 8 + q * 2;
-        float2 lead = *reinterpret_cast<const float2 *>(&stage.lead[p.slot][l]);
+    for (int k = 0; k < FRAGMENTS; k++) du[k][0] = du[k][1] = du[k][2] = du[k][3] = 0;
 #pragma unroll
-        for (int r = 0; r < 2; r++) {
-            int s = tile_warp() * 16 + r * 8 + g;
-            float2 weight = floats_of(m[half * 2 + r]);
-            if (DIAGONAL) {
-                weight.x = l >= s ? weight.x * ssd_decay(cs[l], cs[s]) : 0.0f;
-                weight.y = l + 1 >= s ? weight.y * ssd_decay(cs[l + 1], cs[s]) : 0.0f;
-            } else {
-                weight.x *= lead.x * gap;
-                weight.y *= lead.y * gap;
-            }
-            m[half * 2 + r] = pair_of(weight.x, weight.y);
+    for (int step = 0; step < STEPS; step++) {
+        if (diagonal && step < tile_warp()) continue;
+        const bf16 *base = &up[step * 16 + (matrix & 1) * 8 + lane % 8][(matrix >> 1) * 8];
+#pragma unroll
+        for (int k = 0; k < FRAGMENTS; k += 2) {
+            uint32_t b[4];
+            load_matrices_transposed(b, base + k * 8);
+            mma(du[k], factors.m[step], b[0], b[1]);
+            mma(du[k + 1], factors.m[step], b[2], b[3]);
         }
     }
 }
 
-/* du of tile j, as far as it comes from tile i */
-template <bool DIAGONAL>
-static __device__ inline void du_tile(const struct column_stage &stage, const struct block_pair &p,
-                                      const bf16 (*products)[TILE_LD], float gap, float (&du)[FRAGMENTS][4])
+/* Decays from a warp's rows s to tile i > j. */
+static __device__ inline void decay_rows(const float2 *cs, float gap, float (&du)[FRAGMENTS][4])
 {
-    int lane = threadIdx.x % WARP, g = lane / 4, matrix = lane / 8;
-#pragma unroll
-    for (int k = 0; k < FRAGMENTS; k++) du[k][0] = du[k][1] = du[k][2] = du[k][3] = 0;
-#pragma unroll
-    for (int step = 0; step < TILE / 16; step++) {
-        if (DIAGONAL && step < tile_warp()) continue; /* all of it beyond the diagonal */
-        uint32_t m[4];
-        du_weights<DIAGONAL>(stage, p, products, gap, step, m);
-        const bf16 *base = &stage.up[p.slot][step * 16 + (matrix & 1) * 8 + lane % 8][(matrix >> 1) * 8];
-#pragma unroll
-        for (int k = 0; k < FRAGMENTS; k += 2) {
-            uint32_t up[4];
-            load_matrices_transposed(up, base + k * 8);
-            mma(du[k], m, up[0], up[1]);
-            mma(du[k + 1], m, up[2], up[3]);
-        }
-    }
-    if (DIAGONAL) return;
-    const float2 *cs = stage.cs[p.column];
+    int row = tile_warp() * 16 + threadIdx.x % WARP / 4;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        float part = ssd_decay(cs[TILE - 1], cs[tile_warp() * 16 + r * 8 + g]);
+        float part = gap * ssd_decay(cs[TILE - 1], cs[row + r * 8]);
 #pragma unroll
         for (int k = 0; k < FRAGMENTS; k++) du[k][2 * r] *= part, du[k][2 * r + 1] *= part;
     }
@@ -299,13 +355,10 @@ static __device__ inline void add_part(float (&sum)[4], float4 part)
     sum[0] += part.x, sum[1] += part.y, sum[2] += part.z, sum[3] += part.w;
 }
 
-/*
- * The last pair of a column adds up du of all its pairs: dx += Δ du + D dY, which takes the place of x in the stage and
- * goes from there to memory; and each position's sums.
- */
-static __device__ inline void column_end(const struct backward &a, struct column_room &room, struct column_stage &stage,
-                                         const struct block_columns &c, const struct block_pair &p, int64_t b, int64_t h,
-                                         const float (&du)[FRAGMENTS][4], bf16 *dxbc)
+/* The last pair of a column adds up du of all its pairs: dx += Δ du + D dY, by way of x's place in the stage. */
+static __device__ inline void write_dx(const struct backward &a, const struct column_room &room, struct column_stage &stage,
+                                       const struct block_columns &c, const struct block_pair &p, int64_t b, int64_t h,
+                                       float (&du)[FRAGMENTS][4], bf16 *dxbc)
 {
     const struct ssd_shape &n = a.n;
     int thread = threadIdx.x % TILE_THREADS, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
@@ -313,47 +366,19 @@ static __device__ inline void column_end(const struct backward &a, struct column
     const bf16(*up)[TILE_LD] = stage.up[p.j - c.first];
     bf16(*x)[TILE_LD] = stage.x[p.column];
     float D = a.D[h], delta[2] = {stage.delta[p.column][row], stage.delta[p.column][row + 8]};
-    float below[2] = {0, 0}, along[2] = {0, 0}, dD[2] = {0, 0}; /* du·x of i > j; of all; dY·x */
 #pragma unroll
     for (int k = 0; k < FRAGMENTS; k++) {
-        float sum[4] = {du[k][0], du[k][1], du[k][2], du[k][3]};
-        float4 diagonal = make_float4(0, 0, 0, 0);
-        if (others > 0) diagonal = room.handed[from][k][thread];
-        if (others > 1) add_part(sum, room.handed[from + 1][k][thread]);
-        if (others > 2) add_part(sum, room.handed[from + 2][k][thread]);
+        if (others > 0) add_part(du[k], room.handed[from][k][thread]);
+        if (others > 1) add_part(du[k], room.handed[from + 1][k][thread]);
+        if (others > 2) add_part(du[k], room.handed[from + 2][k][thread]);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            uint32_t *at = reinterpret_cast<uint32_t *>(&x[row + r * 8][k * 8 + q * 2]);
-            float2 value_x = floats_of(*at);
-            float2 dY = floats_of(*reinterpret_cast<const uint32_t *>(&up[row + r * 8][k * 8 + q * 2]));
-            below[r] += sum[2 * r] * value_x.x + sum[2 * r + 1] * value_x.y;
-            float first = sum[2 * r] + (r ? diagonal.z : diagonal.x), second = sum[2 * r + 1] + (r ? diagonal.w : diagonal.y);
-            along[r] += first * value_x.x + second * value_x.y;
-            dD[r] += dY.x * value_x.x + dY.y * value_x.y;
-            *at = pair_of(delta[r] * first + D * dY.x, delta[r] * second + D * dY.y);
+            int column = k * 8 + q * 2;
+            float2 dY = floats_of(*reinterpret_cast<const uint32_t *>(&up[row + r * 8][column]));
+            *reinterpret_cast<uint32_t *>(&x[row + r * 8][column]) =
+                pair_of(delta[r] * du[k][2 * r] + D * dY.x, delta[r] * du[k][2 * r + 1] + D * dY.y);
         }
     }
-    int64_t number = b * n.H + h, head = number * n.padded;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-#pragma unroll
-        for (int gap = 1; gap < 4; gap *= 2) {
-            below[r] += __shfl_xor_sync(0xffffffffu, below[r], gap);
-            along[r] += __shfl_xor_sync(0xffffffffu, along[r], gap);
-            dD[r] += __shfl_xor_sync(0xffffffffu, dD[r], gap);
-        }
-        int64_t s = (int64_t)p.j * TILE + row + r * 8;
-        if (q > 0) continue;
-        a.along[head + s] = s < n.T ? along[r] : 0.0f;
-        a.dD[head + s] = dD[r];
-        if (others > 0) a.columns[(number * n.tiles + p.j + 1) * n.padded + s] = below[r] * delta[r];
-    }
-    if (thread < TILE) {
-        const float(*sums)[TILE] = room.crossing[p.column];
-        a.columns[(number * n.tiles + p.j) * n.padded + p.j * TILE + thread] =
-            sums[0][thread] + sums[1][thread] + sums[2][thread] + sums[3][thread];
-    }
-    if (!dxbc) return;
     __syncwarp(); /* each warp copies its own rows */
 #pragma unroll
     for (int k = 0; k < 4; k++) {
@@ -368,9 +393,28 @@ static __device__ inline void column_end(const struct backward &a, struct column
     }
 }
 
+/* The sums of a head for cross_sums; half a group's threads. */
+static __device__ inline void write_sums(const struct backward &a, const struct column_room &room,
+                                         const struct column_stage &stage, const struct block_columns &c,
+                                         const struct block_pair &p, int group, int64_t number)
+{
+    const struct ssd_shape &n = a.n;
+    int thread = threadIdx.x % TILE_THREADS;
+    const float(*warps)[TILE] = room.columns[group];
+    float sum = warps[0][thread] + warps[1][thread] + warps[2][thread] + warps[3][thread];
+    (p.which ? a.rows : a.columns)[(number * n.tiles + p.j) * n.padded + p.i * TILE + thread] = sum;
+    if (!p.last) return;
+    int64_t s = p.j * TILE + thread;
+    float below = 0, delta = stage.delta[p.column][thread];
+    for (int which = 1; which <= p.which; which++) below += room.rows[group - p.which + which][thread];
+    if (p.which > 0) a.columns[(number * n.tiles + p.j + 1) * n.padded + s] = below;
+    float all = below + room.rows[group - p.which][thread];
+    a.along[number * n.padded + s] = delta > 0 ? all / delta : 0.0f; /* Σ_l W_ls = Δ du·x; without Δ it counts for nothing */
+}
+
 /* ----------------------------------------------------------------------------------------------------- a block */
 
-/* The pair's part of dCB, complete or of a group of heads; nothing comes from above the diagonal. */
+/* The pair's part of dCB, complete or of a group of heads; nothing comes from the other side of the diagonal. */
 static __device__ inline void write_gathered(const struct backward &a, const struct block_pair &p, int64_t b, int64_t part,
                                              const float (&gathered)[FRAGMENTS][4])
 {
@@ -381,17 +425,23 @@ static __device__ inline void write_gathered(const struct backward &a, const str
     for (int k = 0; k < FRAGMENTS; k++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            int64_t l = p.i * TILE + row + r * 8, s = p.j * TILE + k * 8 + q * 2;
+            int64_t at_s = row + r * 8, at_l = k * 8 + q * 2, at = (p.j * TILE + at_s) * n.padded + p.i * TILE + at_l;
             if (a.pairs) {
-                float *to = a.pairs + (part * n.B + b) * n.padded * n.padded + l * n.padded + s;
+                float *to = a.pairs + (part * n.B + b) * n.padded * n.padded + at;
                 *reinterpret_cast<float2 *>(to) = make_float2(gathered[k][2 * r], gathered[k][2 * r + 1]);
                 continue;
             }
-            uint32_t both = pair_of(gathered[k][2 * r], gathered[k][2 * r + 1]);
-            *reinterpret_cast<uint32_t *>(whole + l * n.padded + s) = both;
-            if (p.i != p.j) /* the tile on the other side */
-                *reinterpret_cast<uint32_t *>(whole + (l + (p.j - p.i) * TILE) * n.padded + s + (p.i - p.j) * TILE) = 0;
+            *reinterpret_cast<uint32_t *>(whole + at) = pair_of(gathered[k][2 * r], gathered[k][2 * r + 1]);
+            int64_t other = (p.i * TILE + at_s) * n.padded + p.j * TILE + at_l;
+            if (p.i != p.j) *reinterpret_cast<uint32_t *>(whole + other) = 0;
         }
+}
+
+/* Zeros for C·B of positions l from `exist` on, which is undefined. */
+static __device__ inline void clear_products(bf16 (*products)[TILE_LD], int exist)
+{
+    int thread = threadIdx.x % TILE_THREADS, row = thread / 2;
+    for (int l = exist + thread % 2; l < TILE; l += 2) products[row][l] = __float2bfloat16_rn(0.0f);
 }
 
 /* Grid: pictures, groups of heads, kinds. */
@@ -406,29 +456,46 @@ static __global__ void __launch_bounds__(COLUMN_THREADS, 1)
     const struct block_pair p = pair_of_group(c, group);
     int64_t b = blockIdx.x, first = blockIdx.y * a.per_group;
     int64_t last = first + a.per_group < n.H ? first + a.per_group : n.H;
+    const struct block_tile own = tile_of_block(n, c, xbc, dy, b, group);
+    const struct block_tile more = tile_of_block(n, c, xbc, dy, b, group + PAIRS); /* of the first group */
     float gathered[FRAGMENTS][4];
 #pragma unroll
     for (int k = 0; k < FRAGMENTS; k++) gathered[k][0] = gathered[k][1] = gathered[k][2] = gathered[k][3] = 0;
     bf16(*products)[TILE_LD] = room.products[group];
     if (p.works)
-        ssd_tile_start(products, (const bf16 *)a.again + (b * n.padded + p.i * TILE) * n.padded + p.j * TILE, n.padded,
-                       n.T - p.i * TILE);
-    stage_start(a, c, xbc, dy, b, first, room.stages[0]);
-    int turn = 0;
-    for (int64_t h = first; h < last; h++, turn ^= 1) {
+        ssd_tile_start(products, (const bf16 *)a.again + (b * n.padded + p.j * TILE) * n.padded + p.i * TILE, n.padded,
+                       n.T - p.j * TILE);
+    for (int64_t h = first - 1; h < last; h++) { /* the next head's values are asked for, then this one's used */
+        int turn = (int)(h - first) & 1;
+        if (h >= first) {
+            copy_wait<0>();
+            __syncthreads(); /* this head is there; everyone is done with the one before */
+        }
+        if (h == first && n.T % TILE > 0) {
+            if (p.works && p.i == n.tiles - 1) clear_products(products, (int)(n.T % TILE));
+            __syncthreads();
+        }
+        if (h + 1 < last) {
+            struct column_stage &next = room.stages[turn ^ 1];
+            block_tile_start(own, h + 1, next);
+            block_tile_start(more, h + 1, next);
+            if (group == PAIRS - 1) lines_start(c, ssd_steps_of(a.steps, b * n.H + h + 1, n.padded), next);
+            copy_commit();
+        }
+        if (h < first) continue;
         struct column_stage &stage = room.stages[turn];
-        copy_wait<0>();
-        __syncthreads(); /* this head is there; everyone is done with the one before */
-        if (h + 1 < last) stage_start(a, c, xbc, dy, b, h + 1, room.stages[turn ^ 1]);
+        int64_t number = b * n.H + h;
         float du[FRAGMENTS][4];
+        struct pair_factors factors;
         if (p.works && p.which == 0) {
-            pair_diagonal(stage, p, products, gathered, &room.crossing[p.column][0][0]);
-            du_tile<true>(stage, p, products, 1.0f, du);
+            pair_diagonal(stage, p, products, gathered, factors, room.rows[group], &room.columns[group][0][0],
+                          a.dD + number * n.padded + p.j * TILE);
+            du_tile(stage.up[p.slot], factors, true, du);
         } else if (p.works) {
             float gap = ssd_decay(stage.before[p.slot], stage.cs[p.column][TILE - 1]);
-            float *rows = a.rows + ((b * n.H + h) * n.tiles + p.j) * n.padded + p.i * TILE;
-            pair_below(stage, p, products, gap, gathered, rows);
-            du_tile<false>(stage, p, products, gap, du);
+            pair_below(stage, p, products, gap, gathered, factors, room.rows[group], &room.columns[group][0][0]);
+            du_tile(stage.up[p.slot], factors, false, du);
+            decay_rows(stage.cs[p.column], gap, du);
         }
         if (p.works && !p.last) {
             int to = p.which + (p.column ? c.pairs[0] - 1 : 0);
@@ -437,7 +504,8 @@ static __global__ void __launch_bounds__(COLUMN_THREADS, 1)
                 room.handed[to][k][thread] = make_float4(du[k][0], du[k][1], du[k][2], du[k][3]);
         }
         __syncthreads();
-        if (p.works && p.last) column_end(a, room, stage, c, p, b, h, du, dxbc);
+        if (p.works && thread < TILE) write_sums(a, room, stage, c, p, group, number);
+        if (p.works && p.last && dxbc) write_dx(a, room, stage, c, p, b, h, du, dxbc);
     }
     if (p.works) write_gathered(a, p, b, blockIdx.y, gathered);
 }

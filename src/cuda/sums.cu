@@ -41,7 +41,7 @@ aim_status cuda_sum_rows_to(struct backend *be, const float *partial, int64_t gr
     }
     unsigned lanes = 1; /* each has a few rows, so that short sums need few threads */
     while (lanes < MOST_LANES && lanes * 8 < rows) lanes *= 2;
-    unsigned across = lanes * COLUMNS < LEAST_THREADS ? LEAST_THREADS / lanes : COLUMNS;
+    unsigned across = lanes * COLUMNS < LEAST_THREADS ? LEAST_THREADS / lanes : (unsigned)COLUMNS;
     dim3 grid((unsigned)divide_up(cols, across), (unsigned)groups);
     sum_rows<<<grid, dim3(across, lanes), 0, cuda_of(be)->stream>>>(partial, rows, ld, to, cols);
     return cuda_launched(be, "sums over rows");
