@@ -101,11 +101,19 @@ static __device__ inline int tile_warp()
  */
 static __device__ inline void ssd_tile_start(bf16 (*shared)[TILE_LD], const bf16 *from, int64_t ld, int64_t rows)
 {
-    int thread = threadIdx.x % TILE_THREADS, row = thread / (TILE / 8), column = thread % (TILE / 8) * 8;
+    constexpr int PIECES = TILE / 8, ROWS = TILE_THREADS / PIECES; /* of a row; at a time */
+    int thread = threadIdx.x % TILE_THREADS, row = thread / PIECES, column = thread % PIECES * 8;
+    bf16 *to = &shared[row][column];
+    if (rows >= TILE) {
+        const bf16 *at = from + row * ld + column;
 #pragma unroll
-    for (int k = 0; k < TILE * TILE / 8 / TILE_THREADS; k++, row += TILE_THREADS / (TILE / 8)) {
-        bool wanted = row < rows;
-        copy_start(&shared[row][column], wanted ? from + row * ld + column : from, wanted);
+        for (int k = 0; k < TILE / ROWS; k++, at += ROWS * ld) copy_start(to + k * ROWS * TILE_LD, at, true);
+    } else {
+#pragma unroll
+        for (int k = 0; k < TILE / ROWS; k++) {
+            bool wanted = row + k * ROWS < rows;
+            copy_start(to + k * ROWS * TILE_LD, wanted ? from + (row + k * ROWS) * ld + column : from, wanted);
+        }
     }
 }
 

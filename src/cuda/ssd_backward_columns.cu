@@ -20,11 +20,11 @@ struct alignas(16) column_stage {
 };
 
 struct alignas(16) column_room {
-    struct column_stage stages[2];                            /* of this head and the next one */
-    bf16 products[PAIRS][TILE][TILE_LD];                      /* C·B of each pair */
-    float4 handed[COLUMN_TILES - 1][FRAGMENTS][TILE_THREADS]; /* parts of du, for the last pair of a column */
-    float rows[PAIRS][TILE];                                  /* sums of W over l */
-    float columns[PAIRS][TILE_THREADS / WARP][TILE];          /* and over a warp's s; on the diagonal, crossing sums */
+    struct column_stage stages[2];                   /* of this head and the next one */
+    bf16 products[PAIRS][TILE][TILE_LD];             /* C·B of each pair */
+    bf16 du[PAIRS][TILE][TILE_LD];                   /* Δ du as far as it comes from each pair */
+    float rows[PAIRS][TILE];                         /* sums of W over l */
+    float columns[PAIRS][TILE_THREADS / WARP][TILE]; /* and over a warp's s; on the diagonal, crossing sums */
 };
 
 bool ssd_columns_fit(const struct backend *be, const struct ssd_shape *n)
@@ -105,31 +105,16 @@ static __device__ inline void lines_start(const struct block_columns &c, const s
         copy_start_short<8>(&stage.before[before], steps.cs + (c.first + before) * TILE - 1, true);
 }
 
-/* Tile number `which` of those that a block reads of a head: where it lies in the first head, and where it goes in a stage. */
-struct block_tile {
-    const bf16 *from;
-    int64_t ld;
-    int rows, at; /* rows that exist, none where there is no such tile; at: of a stage's tiles */
-};
-
-static __device__ inline struct block_tile tile_of_block(const struct ssd_shape &n, const struct block_columns &c,
-                                                         const bf16 *xbc, const bf16 *dy, int64_t b, int which)
+/* Starts copying tile number `which` of those that a block reads of head h of picture b, if there is one; 128 threads. */
+static __device__ inline void block_tile_start(const struct ssd_shape &n, const struct block_columns &c, const bf16 *xbc,
+                                               const bf16 *dy, int64_t b, int64_t h, int which, struct column_stage &stage)
 {
-    struct block_tile t = {NULL, 0, 0, 0};
-    int columns = c.pairs[1] ? 2 : 1, column = which - c.pairs[0];
-    if (column >= columns) return t;
+    int column = which - c.pairs[0];
+    if (column >= (c.pairs[1] ? 2 : 1)) return;
     int tile = column < 0 ? c.first + which : c.number[column];
-    int64_t row = b * n.T + tile * TILE;
-    t.from = column < 0 ? dy + row * n.E : xbc + row * n.C;
-    t.ld = column < 0 ? n.E : n.C;
-    t.rows = (int)n.T - tile * TILE;
-    t.at = column < 0 ? which : COLUMN_TILES + column;
-    return t;
-}
-
-static __device__ inline void block_tile_start(const struct block_tile &t, int64_t h, struct column_stage &stage)
-{
-    if (t.rows > 0) ssd_tile_start(stage.up[0] + t.at * TILE, t.from + h * HEADDIM, t.ld, t.rows);
+    int64_t row = b * n.T + tile * TILE, ld = column < 0 ? n.E : n.C;
+    bf16(*to)[TILE_LD] = column < 0 ? stage.up[which] : stage.x[column];
+    ssd_tile_start(to, (column < 0 ? dy : xbc) + row * ld + h * HEADDIM, ld, n.T - tile * TILE);
 }
 
 /* ------------------------------------------------------------------------------------------------------- pairs */
@@ -232,6 +217,10 @@ static __device__ inline void step_diagonal(const struct column_stage &stage, co
     uint32_t cb[4];
     pair_dots_of<2>(stage.x[p.column], stage.up[p.slot], step * 16, w);
     load_products(products, step, cb);
+    if (step == tile_warp() && q == g / 2) { /* this lane has dY·x of its rows' own positions */
+        dD[row] = g % 2 ? w[0][1] : w[0][0];
+        dD[row + 8] = g % 2 ? w[1][3] : w[1][2];
+    }
 #pragma unroll
     for (int k = 0; k < 2; k++) {
         int l = step * 16 + k * 8 + q * 2;
@@ -241,8 +230,6 @@ static __device__ inline void step_diagonal(const struct column_stage &stage, co
             int s = row + r * 8;
             float2 c = floats_of(cb[k * 2 + r]);
             float decay0 = l >= s ? ssd_decay(cs[0], own[r]) : 0.0f, decay1 = l + 1 >= s ? ssd_decay(cs[1], own[r]) : 0.0f;
-            if (l == s) dD[s] = w[k][2 * r];
-            if (l + 1 == s) dD[s] = w[k][2 * r + 1];
             float first = w[k][2 * r] * delta[r], second = w[k][2 * r + 1] * delta[r], m0 = c.x * decay0, m1 = c.y * decay1;
             gathered[step * 2 + k][2 * r] += first * decay0;
             gathered[step * 2 + k][2 * r + 1] += second * decay1;
@@ -285,12 +272,11 @@ static __device__ inline void crossing_rows(const struct split_rows &w, int row,
 
 /* dCB += x dYᵀ ⊙ decays; M; the sums of W over rows and over columns; i > j */
 static __device__ inline void pair_below(const struct column_stage &stage, const struct block_pair &p,
-                                         const bf16 (*products)[TILE_LD], float gap, float (&gathered)[FRAGMENTS][4],
-                                         struct pair_factors &factors, float *rows_out, float *columns_out)
+                                         const bf16 (*products)[TILE_LD], const float (&weight)[2],
+                                         float (&gathered)[FRAGMENTS][4], struct pair_factors &factors, float *rows_out,
+                                         float *columns_out)
 {
-    int row = tile_warp() * 16 + threadIdx.x % WARP / 4;
     float rows[2] = {0, 0};
-    const float weight[2] = {stage.weight[p.column][row] * gap, stage.weight[p.column][row + 8] * gap};
     half_below<0>(stage, p, products, weight, gathered, factors, rows, columns_out + tile_warp() * TILE);
     half_below<1>(stage, p, products, weight, gathered, factors, rows, columns_out + tile_warp() * TILE);
     write_rows(rows, rows_out);
@@ -317,79 +303,65 @@ static __device__ inline void pair_diagonal(const struct column_stage &stage, co
 
 /* ---------------------------------------------------------------------------------------------------------- du */
 
-/* du of tile j, as far as it comes from tile i; i > j: without the rows' part of the decay. */
+/*
+ * Δ du of tile j, as far as it comes from tile i, to out; scale: of a lane's rows, Δ and what M lacks of the decays. Half the
+ * columns at a time.
+ */
 static __device__ inline void du_tile(const bf16 (*up)[TILE_LD], const struct pair_factors &factors, bool diagonal,
-                                      float (&du)[FRAGMENTS][4])
+                                      const float (&scale)[2], bf16 (*out)[TILE_LD])
 {
-    int lane = threadIdx.x % WARP, matrix = lane / 8;
+    int lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4, matrix = lane / 8;
 #pragma unroll
-    for (int k = 0; k < FRAGMENTS; k++) du[k][0] = du[k][1] = du[k][2] = du[k][3] = 0;
+    for (int half = 0; half < 2; half++) {
+        float du[FRAGMENTS / 2][4];
 #pragma unroll
-    for (int step = 0; step < STEPS; step++) {
-        if (diagonal && step < tile_warp()) continue;
-        const bf16 *base = &up[step * 16 + (matrix & 1) * 8 + lane % 8][(matrix >> 1) * 8];
+        for (int k = 0; k < FRAGMENTS / 2; k++) du[k][0] = du[k][1] = du[k][2] = du[k][3] = 0;
 #pragma unroll
-        for (int k = 0; k < FRAGMENTS; k += 2) {
-            uint32_t b[4];
-            load_matrices_transposed(b, base + k * 8);
-            mma(du[k], factors.m[step], b[0], b[1]);
-            mma(du[k + 1], factors.m[step], b[2], b[3]);
+        for (int step = 0; step < STEPS; step++) {
+            if (diagonal && step < tile_warp()) continue;
+            const bf16 *base = &up[step * 16 + (matrix & 1) * 8 + lane % 8][half * HEADDIM / 2 + (matrix >> 1) * 8];
+#pragma unroll
+            for (int k = 0; k < FRAGMENTS / 2; k += 2) {
+                uint32_t b[4];
+                load_matrices_transposed(b, base + k * 8);
+                mma(du[k], factors.m[step], b[0], b[1]);
+                mma(du[k + 1], factors.m[step], b[2], b[3]);
+            }
         }
+#pragma unroll
+        for (int k = 0; k < FRAGMENTS / 2; k++)
+#pragma unroll
+            for (int r = 0; r < 2; r++)
+                *reinterpret_cast<uint32_t *>(&out[tile_warp() * 16 + r * 8 + g][half * HEADDIM / 2 + k * 8 + q * 2]) =
+                    pair_of(du[k][2 * r] * scale[r], du[k][2 * r + 1] * scale[r]);
     }
 }
 
-/* Decays from a warp's rows s to tile i > j. */
-static __device__ inline void decay_rows(const float2 *cs, float gap, float (&du)[FRAGMENTS][4])
+/* dx += Δ du + D dY for the block's columns, 8 values a thread and turn. */
+static __device__ inline void write_dx(const struct backward &a, const struct column_room &room,
+                                       const struct column_stage &stage, const struct block_columns &c, int64_t b, int64_t h,
+                                       bf16 *dxbc)
 {
-    int row = tile_warp() * 16 + threadIdx.x % WARP / 4;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float part = gap * ssd_decay(cs[TILE - 1], cs[row + r * 8]);
-#pragma unroll
-        for (int k = 0; k < FRAGMENTS; k++) du[k][2 * r] *= part, du[k][2 * r + 1] *= part;
-    }
-}
-
-static __device__ inline void add_part(float (&sum)[4], float4 part)
-{
-    sum[0] += part.x, sum[1] += part.y, sum[2] += part.z, sum[3] += part.w;
-}
-
-/* The last pair of a column adds up du of all its pairs: dx += Δ du + D dY, by way of x's place in the stage. */
-static __device__ inline void write_dx(const struct backward &a, const struct column_room &room, struct column_stage &stage,
-                                       const struct block_columns &c, const struct block_pair &p, int64_t b, int64_t h,
-                                       float (&du)[FRAGMENTS][4], bf16 *dxbc)
-{
+    enum { EACH = 8, PIECES = TILE * HEADDIM / EACH };
     const struct ssd_shape &n = a.n;
-    int thread = threadIdx.x % TILE_THREADS, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
-    int row = tile_warp() * 16 + g, others = c.pairs[p.column] - 1, from = p.column ? c.pairs[0] - 1 : 0;
-    const bf16(*up)[TILE_LD] = stage.up[p.j - c.first];
-    bf16(*x)[TILE_LD] = stage.x[p.column];
-    float D = a.D[h], delta[2] = {stage.delta[p.column][row], stage.delta[p.column][row + 8]};
-#pragma unroll
-    for (int k = 0; k < FRAGMENTS; k++) {
-        if (others > 0) add_part(du[k], room.handed[from][k][thread]);
-        if (others > 1) add_part(du[k], room.handed[from + 1][k][thread]);
-        if (others > 2) add_part(du[k], room.handed[from + 2][k][thread]);
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            int column = k * 8 + q * 2;
-            float2 dY = floats_of(*reinterpret_cast<const uint32_t *>(&up[row + r * 8][column]));
-            *reinterpret_cast<uint32_t *>(&x[row + r * 8][column]) =
-                pair_of(delta[r] * du[k][2 * r] + D * dY.x, delta[r] * du[k][2 * r + 1] + D * dY.y);
-        }
-    }
-    __syncwarp(); /* each warp copies its own rows */
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-        int at = tile_warp() * 16 + k * 4 + lane / 8, column = lane % 8 * 8;
-        int64_t s = (int64_t)p.j * TILE + at;
+    float D = a.D[h];
+    for (int piece = threadIdx.x; piece < (c.pairs[1] ? 2 : 1) * PIECES; piece += COLUMN_THREADS) {
+        int of = piece / PIECES, row = piece % PIECES / (HEADDIM / EACH), at = piece % (HEADDIM / EACH) * EACH;
+        int from = of ? c.pairs[0] : 0, s = c.number[of] * TILE + row;
         if (s >= n.T) continue;
-        bf16 *to = dxbc + (b * n.T + s) * n.C + h * HEADDIM + column;
+        bf16 *to = dxbc + (b * n.T + s) * n.C + h * HEADDIM + at;
+        pack<EACH> sum = load<EACH>(&stage.up[c.number[of] - c.first][row][at]);
+#pragma unroll
+        for (int i = 0; i < EACH; i++) sum.v[i] *= D;
+        for (int pair = 0; pair < c.pairs[of]; pair++) {
+            pack<EACH> part = load<EACH>(&room.du[from + pair][row][at]);
+#pragma unroll
+            for (int i = 0; i < EACH; i++) sum.v[i] += part.v[i];
+        }
         if (a.dx_fresh)
-            *reinterpret_cast<uint4 *>(to) = *reinterpret_cast<const uint4 *>(&x[at][column]);
+            store<EACH>(to, sum);
         else
-            store_add<8>(to, load<8>(&x[at][column]));
+            store_add<EACH>(to, sum);
     }
 }
 
@@ -452,12 +424,10 @@ static __global__ void __launch_bounds__(COLUMN_THREADS, 1)
     struct column_room &room = *reinterpret_cast<struct column_room *>(shared);
     const struct ssd_shape &n = a.n;
     const struct block_columns c = columns_of_kind((int)blockIdx.z, (int)n.tiles);
-    int group = threadIdx.x / TILE_THREADS, thread = threadIdx.x % TILE_THREADS;
+    int group = threadIdx.x / TILE_THREADS;
     const struct block_pair p = pair_of_group(c, group);
     int64_t b = blockIdx.x, first = blockIdx.y * a.per_group;
     int64_t last = first + a.per_group < n.H ? first + a.per_group : n.H;
-    const struct block_tile own = tile_of_block(n, c, xbc, dy, b, group);
-    const struct block_tile more = tile_of_block(n, c, xbc, dy, b, group + PAIRS); /* of the first group */
     float gathered[FRAGMENTS][4];
 #pragma unroll
     for (int k = 0; k < FRAGMENTS; k++) gathered[k][0] = gathered[k][1] = gathered[k][2] = gathered[k][3] = 0;
@@ -477,35 +447,32 @@ static __global__ void __launch_bounds__(COLUMN_THREADS, 1)
         }
         if (h + 1 < last) {
             struct column_stage &next = room.stages[turn ^ 1];
-            block_tile_start(own, h + 1, next);
-            block_tile_start(more, h + 1, next);
+            int which = group;
+            asm volatile("" : "+r"(which)); /* addresses are computed again for each head: registers are short */
+            block_tile_start(n, c, xbc, dy, b, h + 1, which, next);
+            block_tile_start(n, c, xbc, dy, b, h + 1, which + PAIRS, next);
             if (group == PAIRS - 1) lines_start(c, ssd_steps_of(a.steps, b * n.H + h + 1, n.padded), next);
             copy_commit();
         }
         if (h < first) continue;
         struct column_stage &stage = room.stages[turn];
         int64_t number = b * n.H + h;
-        float du[FRAGMENTS][4];
         struct pair_factors factors;
+        int row = tile_warp() * 16 + threadIdx.x % WARP / 4;
+        float scale[2] = {stage.delta[p.column][row], stage.delta[p.column][row + 8]};
         if (p.works && p.which == 0) {
             pair_diagonal(stage, p, products, gathered, factors, room.rows[group], &room.columns[group][0][0],
                           a.dD + number * n.padded + p.j * TILE);
-            du_tile(stage.up[p.slot], factors, true, du);
+            du_tile(stage.up[p.slot], factors, true, scale, room.du[group]);
         } else if (p.works) {
             float gap = ssd_decay(stage.before[p.slot], stage.cs[p.column][TILE - 1]);
-            pair_below(stage, p, products, gap, gathered, factors, room.rows[group], &room.columns[group][0][0]);
-            du_tile(stage.up[p.slot], factors, false, du);
-            decay_rows(stage.cs[p.column], gap, du);
-        }
-        if (p.works && !p.last) {
-            int to = p.which + (p.column ? c.pairs[0] - 1 : 0);
-#pragma unroll
-            for (int k = 0; k < FRAGMENTS; k++)
-                room.handed[to][k][thread] = make_float4(du[k][0], du[k][1], du[k][2], du[k][3]);
+            scale[0] = stage.weight[p.column][row] * gap, scale[1] = stage.weight[p.column][row + 8] * gap;
+            pair_below(stage, p, products, scale, gathered, factors, room.rows[group], &room.columns[group][0][0]);
+            du_tile(stage.up[p.slot], factors, false, scale, room.du[group]);
         }
         __syncthreads();
-        if (p.works && thread < TILE) write_sums(a, room, stage, c, p, group, number);
-        if (p.works && p.last && dxbc) write_dx(a, room, stage, c, p, b, h, du, dxbc);
+        if (p.works && threadIdx.x % TILE_THREADS < TILE) write_sums(a, room, stage, c, p, group, number);
+        if (dxbc) write_dx(a, room, stage, c, b, h, dxbc);
     }
     if (p.works) write_gathered(a, p, b, blockIdx.y, gathered);
 }
