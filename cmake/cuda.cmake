@@ -2,7 +2,7 @@
 # is found.
 set(CMAKE_CUDA_ARCHITECTURES ${AIM_CUDA_ARCHITECTURES})
 enable_language(CUDA)
-find_package(CUDAToolkit 12 REQUIRED)
+find_package(CUDAToolkit 12.4 REQUIRED)
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
 

@@ -166,7 +166,7 @@ static __global__ void __launch_bounds__(THREADS, 9)
         for (int step = 0; step < STEP; step++, dx += W) {
             bool stores = dzxbcdt && t + step >= beyond && t + step < own + beyond;
             pack<V> da = load<V>(queue[slot][1][step][threadIdx.x].v);
-            pack<V> done = stores && !fresh ? load<V>(dx) : zeros<V>();
+            pack<V> done;
             in[3] = load<V>(queue[slot][0][step][threadIdx.x].v);
 #pragma unroll
             for (int i = 0; i < V; i++) {
@@ -174,7 +174,7 @@ static __global__ void __launch_bounds__(THREADS, 9)
 #pragma unroll
                 for (int k = 0; k < CONV_WIDTH; k++) a += tap[k].v[i] * in[k].v[i];
                 da.v[i] *= silu_slope(a);
-                done.v[i] += pending[0].v[i] + tap[0].v[i] * da.v[i];
+                done.v[i] = pending[0].v[i] + tap[0].v[i] * da.v[i];
                 pending[0].v[i] = pending[1].v[i] + tap[1].v[i] * da.v[i];
                 pending[1].v[i] = pending[2].v[i] + tap[2].v[i] * da.v[i];
                 pending[2].v[i] = tap[3].v[i] * da.v[i];
@@ -187,7 +187,10 @@ static __global__ void __launch_bounds__(THREADS, 9)
                     for (int k = 0; k < CONV_WIDTH; k++) sums[k].v[i] += da.v[i] * in[k].v[i];
                 }
             }
-            if (stores) store<V>(dx, done);
+            if (stores && fresh)
+                store<V>(dx, done);
+            else if (stores)
+                store_add<V>(dx, done);
             in[0] = in[1], in[1] = in[2], in[2] = in[3];
         }
         slot = slot + 1 < QUEUE ? slot + 1 : 0;

@@ -83,18 +83,15 @@ static size_t queue_memory(const struct backend *be, Kernel kernel, int threads,
 /* block_sum at one barrier: `turn` alternates between the two halves of `shared`. */
 template <int N> static __device__ inline void block_sum_turn(float (&x)[N], float (&shared)[2][N][WARP], int turn)
 {
-    int warps = blockDim.x / WARP;
+    int lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
 #pragma unroll
     for (int n = 0; n < N; n++) x[n] = warp_sum(x[n]);
 #pragma unroll
     for (int n = 0; n < N; n++)
-        if (threadIdx.x % WARP == 0) shared[turn][n][threadIdx.x / WARP] = x[n];
+        if (lane == 0) shared[turn][n][threadIdx.x / WARP] = x[n];
     __syncthreads();
 #pragma unroll
-    for (int n = 0; n < N; n++) {
-        x[n] = 0;
-        for (int w = 0; w < warps; w++) x[n] += shared[turn][n][w];
-    }
+    for (int n = 0; n < N; n++) x[n] = warp_sum(lane < warps ? shared[turn][n][lane] : 0.0f);
 }
 
 /* ------------------------------------------------------------------------------------------- residual, forward */

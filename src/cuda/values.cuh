@@ -98,7 +98,10 @@ template <int V, typename T> static __device__ inline void store_add(T *to, cons
 
 static __device__ inline float sigmoid(float x)
 {
-    return __fdividef(1.0f, 1.0f + __expf(-x)); /* 0 from a divisor beyond 2^126 */
+    float power, share;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(share) : "f"(1.0f + power)); /* 0 from infinity */
+    return share;
 }
 
 static __device__ inline float silu(float x)
@@ -132,10 +135,7 @@ template <int N> static __device__ inline void block_sum(float (&x)[N], float (&
         if (lane == 0) shared[n][warp] = x[n];
     __syncthreads();
 #pragma unroll
-    for (int n = 0; n < N; n++) {
-        x[n] = 0;
-        for (int w = 0; w < warps; w++) x[n] += shared[n][w];
-    }
+    for (int n = 0; n < N; n++) x[n] = warp_sum(lane < warps ? shared[n][lane] : 0.0f);
 }
 
 /* -------------------------------------------------------------------------------------------------- on the host */
