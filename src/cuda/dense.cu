@@ -346,7 +346,7 @@ aim_status cuda_linear_backward(struct backend *be, const struct tensor *x, cons
     }
     if (dw) {
         struct cuda_operand a = {up, N, 0, true}, b = {operand(be, x, type, &room), K, 0, false};
-        struct cuda_product product = {type, T_F32, N, K, M, 1, a, b, dw->data, K, 0, true};
+        struct cuda_product product = {type, T_F32, N, K, M, 1, a, b, dw->data, K, 0, !take_fresh(be, dw)};
         TRY(cuda_multiply(be, &product));
     }
     TRY(cuda_launched(be, "linear_backward"));

@@ -7,7 +7,12 @@
 
 #include <math.h>
 
-enum { THREADS = 256, CHUNK = 1 << 13, TABLE = 40 /* tensors a launch: kernel parameters must stay below 4 KB */ };
+enum {
+    MATRIX = 1 << 20 /* values of a matrix whose gradient is not cleared but fresh */,
+    THREADS = 256,
+    CHUNK = 1 << 13,
+    TABLE = 40 /* tensors a launch: kernel parameters must stay below 4 KB */
+};
 
 /* Which tensor a block works on, and which values of it. */
 struct place {
@@ -109,6 +114,7 @@ aim_status cuda_norm(struct backend *be, struct tensor *const *list, int64_t cou
 struct slot {
     float *w, *dw, *m, *v, *ema;
     bf16 *copy; /* of w; NULL where there is none */
+    bool clears, decays;
 };
 
 /* What is the same for all values; keep: [1] for slots that decay. */
@@ -120,7 +126,6 @@ struct coefficients {
 struct adamw_table {
     struct chunk_table chunks;
     struct slot slots[TABLE];
-    bool decays[TABLE];
     struct coefficients k;
 };
 
@@ -144,7 +149,7 @@ static __device__ void step_values(const struct slot &s, const struct coefficien
     store<V>(s.w + i, w);
     store<V>(s.m + i, m);
     store<V>(s.v + i, v);
-    store<V>(s.dw + i, zeros<V>());
+    if (s.clears) store<V>(s.dw + i, zeros<V>());
     if (s.copy) store<V>(s.copy + i, w);
     if (!s.ema) return;
     pack<V> ema = load<V>(s.ema + i);
@@ -158,10 +163,10 @@ static __global__ void step_chunks(const __grid_constant__ struct adamw_table ta
     struct place p = place_of(table.chunks, blockIdx.x);
     const struct slot s = table.slots[p.tensor];
     if (!isfinite(*norm)) {
-        for (int64_t i = p.from + threadIdx.x; i < p.end; i += THREADS) s.dw[i] = 0;
+        for (int64_t i = p.from + threadIdx.x; s.clears && i < p.end; i += THREADS) s.dw[i] = 0;
         return;
     }
-    float keep = table.k.keep[table.decays[p.tensor]], scale = largest(table.k.clip, *norm);
+    float keep = table.k.keep[s.decays], scale = largest(table.k.clip, *norm);
     bool wide =
         ((uintptr_t)s.w | (uintptr_t)s.dw | (uintptr_t)s.m | (uintptr_t)s.v | (uintptr_t)s.ema | (uintptr_t)s.copy) % 16 == 0;
     int64_t whole = wide ? p.from + (p.end - p.from) / 4 * 4 : p.from;
@@ -190,8 +195,10 @@ aim_status cuda_adamw(struct backend *be, const struct adamw_slot *slots, int64_
         for (; i < count && table.chunks.count < TABLE; i++) {
             const struct adamw_slot *s = &slots[i];
             int at = table.chunks.count;
-            table.slots[at] = {f32(s->w), f32(s->dw), f32(s->m), f32(s->v), data_of<float>(s->ema), cuda_kept_bf16(s->w)};
-            table.decays[at] = s->decays;
+            bool clears = s->w->ndim != 2 || tensor_count(s->w) < MATRIX;
+            table.slots[at] = {f32(s->w), f32(s->dw), f32(s->m), f32(s->v), data_of<float>(s->ema), cuda_kept_bf16(s->w),
+                               clears,    s->decays};
+            if (!clears) s->dw->fresh = {0, tensor_cols(s->dw)};
             chunk_table_add(&table.chunks, tensor_count(s->w));
         }
         unsigned blocks = table.chunks.first[table.chunks.count];

@@ -21,7 +21,7 @@ struct tensor *op_finish(struct exec *ex, aim_status status, struct tensor *y)
 static aim_status linear_backward(struct exec *ex, struct node *n)
 {
     struct tensor *x = n->in[0], *w = n->in[1], *bias = n->in[2];
-    struct tensor *dx = tape_grad_fresh(ex, x), *dw = tape_grad(ex, w), *dbias = tape_grad(ex, bias);
+    struct tensor *dx = tape_grad_fresh(ex, x), *dw = tape_grad_fresh(ex, w), *dbias = tape_grad(ex, bias);
     if (ex->status != AIM_OK) return ex->status;
     return ex->backend->op.linear_backward(ex->backend, x, w, n->out[0]->grad, dx, dw, dbias);
 }
@@ -109,7 +109,7 @@ static aim_status head_block_backward(struct exec *ex, const struct node *node, 
 
 static aim_status linear_cross_entropy_backward(struct exec *ex, struct node *node)
 {
-    struct tensor *dx = tape_grad(ex, node->in[0]), *dw = tape_grad(ex, node->in[1]);
+    struct tensor *dx = tape_grad(ex, node->in[0]), *dw = tape_grad_fresh(ex, node->in[1]);
     if (ex->status != AIM_OK) return ex->status;
     int64_t M = tensor_rows(node->in[0]), step = head_rows(ex, M);
     for (int64_t from = 0; from < M; from += step)

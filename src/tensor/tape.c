@@ -44,15 +44,17 @@ void tape_record(struct exec *ex, const struct node *node)
         if (n->out[i]) tensor_keep(n->out[i])->needs_grad = true;
 }
 
-/* Zeros in the columns that are still fresh: row by row, for only an unusual order of ops leaves any. */
+/* Zeros in the columns that are still fresh: in one go, or, after an unusual order of ops, row by row. */
 static void settle(struct exec *ex, struct tensor *grad)
 {
     if (!grad || grad->fresh.first == grad->fresh.end) return;
     struct backend *be = ex->backend;
-    size_t size = tensor_type_size(grad->type), bytes = (size_t)(grad->fresh.end - grad->fresh.first) * size;
-    for (int64_t row = 0; row < tensor_rows(grad); row++) {
-        size_t at = (size_t)(row * tensor_cols(grad) + grad->fresh.first) * size;
-        aim_status status = be->memory.zero(be, (char *)grad->data + at, bytes);
+    int64_t cols = tensor_cols(grad), first = grad->fresh.first, count = grad->fresh.end - first, rows = tensor_rows(grad);
+    if (count == cols) count *= rows, rows = 1;
+    size_t size = tensor_type_size(grad->type);
+    for (int64_t row = 0; row < rows; row++) {
+        char *at = (char *)grad->data + (size_t)(row * cols + first) * size;
+        aim_status status = be->memory.zero(be, at, (size_t)count * size);
         if (status != AIM_OK) exec_fail(ex, status);
     }
     grad->fresh = (struct fresh_columns){0, 0};

@@ -185,6 +185,7 @@ aim_status tensor_copy(struct exec *ex, struct tensor *to, const struct tensor *
 aim_status tensor_zero(struct exec *ex, struct tensor *t)
 {
     forget_converted(t);
+    t->fresh = (struct fresh_columns){0, 0};
     return transferred(ex, ex->backend->memory.zero(ex->backend, t->data, bytes_of(t)));
 }
 

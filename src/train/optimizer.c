@@ -110,7 +110,11 @@ aim_status optimizer_step(struct optimizer *o, double lr, double *norm)
                         .ema_decay = optimizer_ema_decay(o),
                         .step = o->updates + 1};
     float read = 0;
-    for (size_t i = 0; i < o->count; i++) drop_converted(o->slots[i].ema);
+    for (size_t i = 0; i < o->count; i++) {
+        drop_converted(o->slots[i].ema);
+        tape_grad(ex, o->slots[i].w); /* zeros where none has arrived since the last step */
+    }
+    TRY(ex->status);
     TRY(be->op.norm(be, o->gradients, (int64_t)o->count, o->norm));
     TRY(be->op.adamw(be, o->slots, (int64_t)o->count, &how, o->norm));
     TRY(tensor_read(ex, o->norm, &read));

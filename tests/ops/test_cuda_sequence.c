@@ -58,7 +58,8 @@ static void check_linear(struct gpu *g, enum tensor_type type, int64_t M, int64_
 {
     struct threefold x = normal(g, type, M, K, 0), w = weights(g, 0, 1, N, K, 0), bias = normal(g, T_F32, N, 0, 0);
     struct threefold y = gpu_blank(g, type, M, N, 0, 0), plain = gpu_blank(g, type, M, N, 0, 0), dy = normal(g, type, M, N, 0);
-    struct threefold dx = gradient(g, type, fresh, M, K, 0), dw = normal(g, T_F32, N, K, 0), dbias = normal(g, T_F32, N, 0, 0);
+    struct threefold dx = gradient(g, type, fresh, M, K, 0), dw = gradient(g, T_F32, fresh, N, K, 0),
+                     dbias = normal(g, T_F32, N, 0, 0);
     RUN_SIDES(g, linear, AT(x), AT(w), AT(bias), AT(y));
     expect_sides(g, "linear with bias", &y, type == T_BF16 ? TWICE : EXACT);
     RUN_SIDES(g, linear, AT(x), AT(w), NULL, AT(plain));
@@ -385,6 +386,13 @@ static void test_optimizer(void **state)
     expect_sides(g, "adamw: v", &v, 1e-6);
     expect_sides(g, "adamw: ema", &ema, 1e-6);
     expect_sides(g, "adamw: the gradient is zero", &dw, 0);
+
+    struct threefold big = normal(g, T_F32, 1024, 1024, 0), up = normal(g, T_F32, 1024, 1024, 0);
+    struct threefold first = gpu_normal(g, T_F32, 0, 0.1, 1024, 1024, 0, 0),
+                     second = gpu_normal(g, T_F32, 1, 0.1, 1024, 1024, 0, 0);
+    RUN_SIDES(g, adamw, (&(struct adamw_slot){AT(big), AT(up), AT(first), AT(second), NULL, true}), 1, &how, AT(norm));
+    expect_sides(g, "adamw: a large matrix", &big, 1e-6);
+    assert_int_equal(up.at[GPU].fresh.end - up.at[GPU].fresh.first, 1024); /* to be overwritten */
     gpu_reset(g);
 }
 
