@@ -32,13 +32,17 @@ static __global__ void fill_steps(struct ssd_shape n, const T *zxbcdt, const flo
     const T *dt = zxbcdt + b * n.T * n.W + n.W - n.H + h;
     float A = -expf(A_log[h]), bias = dt_bias[h];
     double before = 0; /* up to the tile */
+    float next[2];     /* dt of the tile to come */
+#pragma unroll
+    for (int half = 0; half < 2; half++) next[half] = half * WARP + lane < n.T ? value(dt[(half * WARP + lane) * n.W]) : 0.0f;
     for (int64_t first = 0; first < n.padded; first += TILE) {
         float delta[2];
         double sum[2], end = before;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            int64_t t = first + half * WARP + lane;
-            delta[half] = t < n.T ? softplus(value(dt[t * n.W]) + bias) : 0.0f;
+            int64_t t = first + half * WARP + lane, later = t + TILE;
+            delta[half] = t < n.T ? softplus(next[half] + bias) : 0.0f;
+            next[half] = later < n.T ? value(dt[later * n.W]) : 0.0f;
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
