@@ -22,8 +22,11 @@ extern "C" {
 #include "tensor/decoder.h"
 }
 
-/* The most tokens and the widest state that kernels have shared memory for. */
-enum { DECODE_TOKENS = 4096, DECODE_STATE = 256, RING = 4 };
+/* The most tokens and the widest state that kernels have shared memory for, the widest rows that they have threads for. */
+enum { DECODE_TOKENS = 4096, DECODE_STATE = 256, DECODE_WIDTH = 4096, RING = 4 };
+
+/* The most parts that the products' results may consist of, which whoever reads them adds up. */
+enum { DECODE_IN_PARTS = 2, DECODE_OUT_PARTS = 8 };
 
 struct decode_layer {
     const float *norm, *conv_w, *conv_b, *dt_bias, *A_log, *D, *mixer_norm;
@@ -42,7 +45,8 @@ struct decode_view {
     const double *uniform; /* (T, pictures) */
     float *r[2];           /* (R,d) residual; the persistent kernel alternates between the two */
     void *m, *v;           /* (R,d), (R,E) of X: inputs of the products */
-    float *zxbcdt, *h;     /* (R,W), (R,d): their results */
+    int in_parts, out_parts;
+    float *zxbcdt, *h;     /* (in_parts,R,W), (out_parts,R,d): their results */
     float *squares;        /* (R,H): Σ (y silu(z))² of each head */
     float *cb;             /* (R,T): C_t·B_s */
     float *ring;           /* (layers,R,RING,C): inputs of the convolution, token t in place t mod RING */

@@ -63,8 +63,8 @@ static void lay_out(struct arena *arena, struct decode_view *a, bool is_bf16, in
     part(arena, &a->r[1], R * a->d, f);
     part(arena, (char **)&a->m, R * a->d, x);
     part(arena, (char **)&a->v, R * a->E, x);
-    part(arena, &a->zxbcdt, R * a->W, f);
-    part(arena, &a->h, R * a->d, f);
+    part(arena, &a->zxbcdt, DECODE_IN_PARTS * R * a->W, f);
+    part(arena, &a->h, DECODE_OUT_PARTS * R * a->d, f);
     part(arena, &a->squares, R * a->H, f);
     part(arena, &a->cb, R * a->T, f);
     part(arena, &a->ring, layer_streams * RING * a->C, f);
@@ -93,7 +93,7 @@ static int64_t decoder_bytes(const struct decoder_sizes *size, bool is_bf16, int
 static bool suits(const struct decoder_network *n, enum tensor_type type)
 {
     const struct decoder_sizes *s = &n->size;
-    bool suits = s->d % 32 == 0 && s->d * (int64_t)sizeof(float) <= 48000 && s->state % 4 == 0 && s->state <= DECODE_STATE &&
+    bool suits = s->d % 32 == 0 && s->d <= DECODE_WIDTH && s->state % 4 == 0 && s->state <= DECODE_STATE &&
                  s->tokens <= DECODE_TOKENS && (type == T_BF16_PACKED || type == T_F32_PACKED);
     for (int64_t l = 0; l < s->layers; l++) suits &= n->layers[l].in_proj->type == type && n->layers[l].out_proj->type == type;
     return suits;
