@@ -30,7 +30,8 @@ static __device__ inline float4 out_projected(const struct decode_view &a, int r
  * The input of layer l (of the head when l = layers) of stream blockIdx.x, four values a thread. Nobody but the first one
  * reads t, so that the last one moves it on.
  */
-template <typename X> static __global__ void __launch_bounds__(DECODE_WIDTH / 4)
+template <typename X, int THREADS>
+static __global__ void __launch_bounds__(THREADS, 1)
     norm_kernel(const __grid_constant__ struct decode_view a, int l, const float *norm)
 {
     __shared__ float red[2][32];
@@ -53,6 +54,7 @@ template <typename X> static __global__ void __launch_bounds__(DECODE_WIDTH / 4)
     }
     float factor = 0;
     if (l > 0) {
+#pragma unroll 1
         for (int h = threadIdx.x % 32; h < a.H; h += 32) factor += __ldcg(a.squares + (int64_t)r * a.H + h);
         factor = 1.0f / sqrtf(warp_sum(factor) / (float)a.E + 1e-5f);
     }
@@ -271,7 +273,7 @@ static __global__ void __launch_bounds__(32 * MIX_WARPS, 2)
 /* ----------------------------------------------------------------------------------------------------------- sample */
 
 /* The token of picture blockIdx.x. t has moved on already. Shared: V floats where there is room. */
-static __global__ void __launch_bounds__(SAMPLE_THREADS)
+static __global__ void __launch_bounds__(SAMPLE_THREADS, 1)
     sample_kernel(const __grid_constant__ struct decode_view a, bool has_room)
 {
     extern __shared__ float4 shared[];
@@ -289,6 +291,16 @@ static __global__ void __launch_bounds__(SAMPLE_THREADS)
 }
 
 /* ---------------------------------------------------------------------------------------------------------- the step */
+
+/* Kernels for rows of usual width keep more in registers. */
+template <typename X>
+static aim_status normalize(struct backend *be, const struct decode_view *a, int l, const float *weight, cudaStream_t stream)
+{
+    const int usual = 512;
+    int threads = (a->d / 4 + 31) / 32 * 32;
+    auto kernel = threads <= usual ? norm_kernel<X, usual> : norm_kernel<X, DECODE_WIDTH / 4>;
+    return launch_early(be, stream, kernel, dim3((unsigned)a->R), threads, 0, *a, l, weight);
+}
 
 static aim_status sample(struct backend *be, const struct decode_view *a, cudaStream_t stream)
 {
@@ -326,29 +338,31 @@ static aim_status multiply_out(struct backend *be, const struct decode_view *a, 
 
 template <typename X>
 static aim_status step(struct backend *be, const struct decode_view *given, const struct decode_products *p,
-                       const struct decode_layer *layers, cudaStream_t stream)
+                       const struct decode_layer *layers, unsigned kinds, cudaStream_t stream)
 {
     struct decode_view view = *given, *a = &view;
     view.in_parts = multiplies_rows<X>(a) ? rows_parts(a->W, a->d, DECODE_IN_PARTS) : 1;
     view.out_parts = multiplies_rows<X>(a) ? rows_parts(a->d, a->E, DECODE_OUT_PARTS) : 1;
     struct spread spread = spread_of(cuda_of(be), a, sizeof(X));
-    dim3 streams((unsigned)a->R), groups((unsigned)spread.groups, (unsigned)a->R);
-    int norm_threads = (a->d / 4 + 31) / 32 * 32, mix_threads = 32 * spread.heads * spread.parts;
+    dim3 groups((unsigned)spread.groups, (unsigned)a->R);
+    int mix_threads = 32 * spread.heads * spread.parts;
     for (int l = 0; l < a->layers; l++) {
         const struct decode_layer *layer = &layers[l];
         const void *next = l + 1 < a->layers ? layers[l + 1].in_proj : NULL;
-        TRY(launch_early(be, stream, norm_kernel<X>, streams, norm_threads, 0, *a, l, layer->norm));
-        TRY(multiply_in<X>(be, a, p, layer->in_proj, stream));
-        TRY(launch_early(be, stream, mix_kernel<X>, groups, mix_threads, mix_shared(a, spread), *a, *layer, l, next, spread));
-        TRY(multiply_out<X>(be, a, p, layer->out_proj, stream));
+        if (kinds & 1 << STEP_NORM) TRY(normalize<X>(be, a, l, layer->norm, stream));
+        if (kinds & 1 << STEP_IN) TRY(multiply_in<X>(be, a, p, layer->in_proj, stream));
+        if (kinds & 1 << STEP_MIX)
+            TRY(launch_early(be, stream, mix_kernel<X>, groups, mix_threads, mix_shared(a, spread), *a, *layer, l, next,
+                             spread));
+        if (kinds & 1 << STEP_OUT) TRY(multiply_out<X>(be, a, p, layer->out_proj, stream));
     }
-    TRY(launch_early(be, stream, norm_kernel<X>, streams, norm_threads, 0, *a, a->layers, a->norm_final));
-    TRY(product_run(be, &p->head, a->m, a->words, a->logits, p->workspace, stream));
-    return sample(be, a, stream);
+    if (kinds & 1 << STEP_NORM) TRY(normalize<X>(be, a, a->layers, a->norm_final, stream));
+    if (kinds & 1 << STEP_LOGITS) TRY(product_run(be, &p->head, a->m, a->words, a->logits, p->workspace, stream));
+    return kinds & 1 << STEP_DRAW ? sample(be, a, stream) : AIM_OK;
 }
 
 aim_status decode_graph_step(struct backend *be, const struct decode_view *a, bool is_bf16, const struct decode_products *p,
-                             const struct decode_layer *layers, cudaStream_t stream)
+                             const struct decode_layer *layers, unsigned kinds, cudaStream_t stream)
 {
-    return is_bf16 ? step<bf16>(be, a, p, layers, stream) : step<float>(be, a, p, layers, stream);
+    return is_bf16 ? step<bf16>(be, a, p, layers, kinds, stream) : step<float>(be, a, p, layers, kinds, stream);
 }
