@@ -13,7 +13,7 @@
 #include "model/engine.h"
 #include "model/model.h"
 
-enum { MIDDLE = 128, LARGEST = 256, COPIED = 1 << 30, COPIES = 5 };
+enum { LARGEST = 256, COPIED = 1 << 30, COPIES = 5 };
 
 static const char *const kind_names[STEP_KINDS] = {"norms", "in_proj", "mixer", "out_proj", "logits", "draw"};
 
@@ -62,19 +62,19 @@ static aim_status go_on(void *user, int64_t tokens)
 static aim_status report(const struct engine *e, int64_t pictures, double seconds, double speed)
 {
     const struct ar_config *c = &e->ar->config;
-    const int at[] = {1, MIDDLE / 2, MIDDLE, (int)c->num_tokens - 1};
+    const int half = c->num_tokens / 2, at[] = {1, half / 2, half, c->num_tokens - 1};
     double kinds[STEP_KINDS], middle[STEP_KINDS] = {0}, bytes[STEP_KINDS], whole, step = 0;
     printf("  %3lld pictures: %7.1f pictures/s, %6.3f ms a token;", (long long)pictures, (double)pictures / seconds,
            1e3 * seconds / (double)c->num_tokens);
     for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
         TRY(cuda_decode_times(e->decoder, at[i], &whole, kinds));
         printf(" %.3f at %d", 1e3 * whole, at[i]);
-        if (at[i] != MIDDLE) continue;
+        if (at[i] != half) continue;
         memcpy(middle, kinds, sizeof middle);
         step = whole;
     }
-    printf("\n    at %d, us and share of copying:", MIDDLE);
-    bytes_of(c, (double)e->streams, MIDDLE, bytes);
+    printf("\n    at %d, us and share of copying:", half);
+    bytes_of(c, (double)e->streams, half, bytes);
     double sum = 0, all = 0;
     for (int k = 0; k < STEP_KINDS; k++) {
         printf(" %s %.0f (%.0f%%)", kind_names[k], 1e6 * middle[k], 100 * bytes[k] / middle[k] / speed);

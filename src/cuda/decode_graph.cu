@@ -52,24 +52,22 @@ static __global__ void __launch_bounds__(THREADS, 1)
             gate = load4(gates + i);
         }
     }
-    float factor = 0;
-    if (l > 0) {
-#pragma unroll 1
-        for (int h = threadIdx.x % 32; h < a.H; h += 32) factor += __ldcg(a.squares + (int64_t)r * a.H + h);
-        factor = 1.0f / sqrtf(warp_sum(factor) / (float)a.E + 1e-5f);
-    }
     wait_for_the_one_before();
     let_the_next_one_start();
-    if (inside) {
-        if (l == 0) {
-            s = embed4<X>(a, r, *a.t, i);
-        } else {
-            float4 h = out_projected(a, r, i);
-            s = make_float4(old.x + gate.x * (h.x * factor), old.y + gate.y * (h.y * factor), old.z + gate.z * (h.z * factor),
-                            old.w + gate.w * (h.w * factor));
-        }
-        store4(residual, s);
+    if (l > 0) {
+        const float *of_heads = a.squares + (int64_t)r * a.H;
+        int lane = threadIdx.x % 32;
+        float squares = lane < a.H ? __ldcg(of_heads + lane) : 0;
+        float4 h = inside ? out_projected(a, r, i) : s;
+#pragma unroll 1
+        for (int j = lane + 32; j < a.H; j += 32) squares += __ldcg(of_heads + j);
+        float f = 1.0f / sqrtf(warp_sum(squares) / (float)a.E + 1e-5f);
+        s = make_float4(old.x + gate.x * (h.x * f), old.y + gate.y * (h.y * f), old.z + gate.z * (h.z * f),
+                        old.w + gate.w * (h.w * f));
+    } else if (inside) {
+        s = embed4<X>(a, r, *a.t, i);
     }
+    if (inside) store4(residual, s);
     float scale = 1.0f / sqrtf(block_total(square4(s), red[0]) / (float)d + 1e-5f);
     if (head) { /* the head has two norms: norm_f, then norm_final with the modulation */
         if (r == 0 && threadIdx.x == 0) *a.t += 1;
@@ -281,12 +279,10 @@ static __global__ void __launch_bounds__(SAMPLE_THREADS, 1)
     int picture = blockIdx.x;
     const float *logits = a.logits + (int64_t)picture * a.V;
     const float *uncond = a.R == 2 * a.pictures ? logits + (int64_t)a.pictures * a.V : NULL;
-    int64_t at = (int64_t)(*a.t - 1) * a.pictures + picture;
-    double uniform = a.uniform[at];
     float *x = has_room ? (float *)shared : a.probabilities + (int64_t)picture * a.V;
     wait_for_the_one_before();
-    let_the_next_one_start();
-    int token = sample_row(&work, logits, uncond, a.V, a.filter, uniform, x);
+    int64_t at = (int64_t)(*a.t - 1) * a.pictures + picture;
+    int token = sample_row(&work, logits, uncond, a.V, a.filter, a.uniform[at], x);
     if (threadIdx.x == 0) a.tokens[at] = token;
 }
 

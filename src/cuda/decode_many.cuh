@@ -123,9 +123,10 @@ static __device__ inline float4 floats4(uint2 raw)
                        __uint_as_float(raw.y & 0xffff0000u));
 }
 
+/* What is read again only a whole token later is the first to leave the cache. */
 static __device__ inline uint4 load_history(const void *from, bool wanted)
 {
-    return wanted ? __ldcg((const uint4 *)from) : make_uint4(0, 0, 0, 0);
+    return wanted ? __ldcs((const uint4 *)from) : make_uint4(0, 0, 0, 0);
 }
 
 /* y += weight u, for the values of 16 bytes */

@@ -3,7 +3,7 @@
  * multiprocessors that become free and load what does not depend on it. The rules:
  *
  *     before wait_for_the_one_before    nothing is written, and nothing is read that the kernel in front writes;
- *     let_the_next_one_start            comes after it, so that everything older than the kernel in front is there.
+ *     let_the_next_one_start            comes after it, so that what is older than the kernel in front is there.
  *
  * GPUs before Hopper run such kernels one after the other.
  */
