@@ -318,7 +318,7 @@ template <typename X>
 static aim_status multiply_in(struct backend *be, const struct decode_view *a, const struct decode_products *p, const void *w,
                               cudaStream_t stream)
 {
-    struct rows_product rows = {(const bf16 *)a->m, (const bf16 *)w, a->zxbcdt, a->R, a->W, a->d, a->in_parts};
+    struct rows_product rows = {(const bf16 *)a->m, (const bf16 *)w, a->zxbcdt, a->R, a->W, a->d, a->in_parts, true};
     if (multiplies_rows<X>(a)) return rows_multiply(be, &rows, stream);
     return product_run(be, &p->in, a->m, w, a->zxbcdt, p->workspace, stream);
 }
@@ -327,7 +327,7 @@ template <typename X>
 static aim_status multiply_out(struct backend *be, const struct decode_view *a, const struct decode_products *p, const void *w,
                                cudaStream_t stream)
 {
-    struct rows_product rows = {(const bf16 *)a->v, (const bf16 *)w, a->h, a->R, a->d, a->E, a->out_parts};
+    struct rows_product rows = {(const bf16 *)a->v, (const bf16 *)w, a->h, a->R, a->d, a->E, a->out_parts, true};
     if (multiplies_rows<X>(a)) return rows_multiply(be, &rows, stream);
     return product_run(be, &p->out, a->v, w, a->h, p->workspace, stream);
 }

@@ -122,7 +122,9 @@ template <int ROWS> static aim_status multiply(struct backend *be, const struct 
     size_t bytes = (size_t)STAGES * (ROWS + TILE) * STEP * sizeof(bf16);
     dim3 grid((unsigned)((p->N + TILE - 1) / TILE), (unsigned)p->parts);
     CUDA_TRY(be, cudaFuncSetAttribute(rows_kernel<ROWS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
-    return launch_early(be, stream, rows_kernel<ROWS>, grid, THREADS, bytes, *p);
+    if (p->early) return launch_early(be, stream, rows_kernel<ROWS>, grid, THREADS, bytes, *p);
+    rows_kernel<ROWS><<<grid, THREADS, bytes, stream>>>(*p);
+    return cuda_launched(be, "linear_packed");
 }
 
 aim_status rows_multiply(struct backend *be, const struct rows_product *p, cudaStream_t stream)

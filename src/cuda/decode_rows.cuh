@@ -16,6 +16,7 @@ struct rows_product {
     const bf16 *x, *w;
     float *y;
     int R, N, K, parts;
+    bool early; /* the kernel in front does not write w: this one may start early */
 };
 
 /* How many parts suit a matrix, at most `most`. */
