@@ -1,10 +1,12 @@
 /*
- * One token for many streams: a chain of kernels and cuBLASLt products, made to be captured in a CUDA graph. Our kernels are
- * launched early: they load what they can while the product in front of them ends.
+ * One token for many streams: a chain of kernels and products, made to be captured in a CUDA graph. Kernels are launched early
+ * (early.cuh): they load what they can while the one in front of them ends.
  */
 #include "cuda/decode_many.cuh"
 #include "cuda/decode_rows.cuh"
 
+/* AHEAD_BYTES: of history that is asked for twice a layer, when the layer before has done with its own and when this one
+ * starts. Both and a layer's weights fit the second-level cache. */
 enum { MIX_WARPS = 16, SAMPLE_THREADS = 1024, AHEAD_BYTES = 16 << 20 };
 
 /* ------------------------------------------------------------------------------------------------------------- norm */
@@ -181,26 +183,24 @@ static __device__ inline void gate_head(const struct decode_view &a, const float
 }
 
 /*
- * A group of heads of a stream, blockIdx = (group, stream): convolution, recurrence, gate. The first group's block writes what
- * the stream's heads share.
+ * What the block's heads read at position t: the history is asked for, what does not depend on in_proj is loaded, and when that
+ * has ended the convolution and Δ follow. bc gets B_t and C_t, `kept` what the head's first warp wants at the end; u, B and the
+ * convolution's inputs go into their histories, those that a stream's heads share by its first block. Returns the decay of this
+ * token. Ends without a barrier.
  */
 template <typename X>
-static __global__ void __launch_bounds__(32 * MIX_WARPS, 2)
-    mix_kernel(const __grid_constant__ struct decode_view a, const __grid_constant__ struct decode_layer layer, int l,
-               const void *next_in_proj, struct spread spread)
+static __device__ inline float mix_inputs(const struct decode_view &a, const struct decode_layer &layer, int l, int t,
+                                          struct place p, struct spread spread, X *u, X *history_b, float *bc,
+                                          struct kept *kept)
 {
     enum { SHARED_TAPS = 2 }; /* 2S channels by at least 9 warps, S <= DECODE_STATE */
-    extern __shared__ float4 shared[];
-    float *bc = (float *)shared, *cb = bc + matches_at(a, spread), *sums = bc + sums_at(a, spread);
-    struct kept *kept = (struct kept *)(bc + kept_at(a)) + threadIdx.x;
-    struct place p = place_of(a, l, spread);
-    int first = threadIdx.x, step = blockDim.x; /* of the shared channels */
-    int t = *a.t, ahead = l ? min(t, spread.ahead) : 0, channel = history<X>::channel(), c = p.h * HEADDIM + channel;
-    X *u = (X *)a.u + p.head * a.T * HEADDIM, *history_b = (X *)a.b + ((int64_t)l * a.R + p.r) * a.T * a.S;
+    const int first = threadIdx.x, step = blockDim.x, ahead = l ? min(t, spread.ahead) : 0, channel = history<X>::channel();
+    const int c = p.h * HEADDIM + channel;
+    const bool keeps = blockIdx.x == 0;
     struct tap own[2], common[SHARED_TAPS];
     float2 z[2], dt = make_float2(0, 0);
     float skip = 0, bias = 0, rate = 0;
-    if (threadIdx.x == 0 && blockIdx.x == 0 && a.S * sizeof(X) % 16 == 0) ask_for(history_b, (int64_t)t * a.S * sizeof(X));
+    if (threadIdx.x == 0 && keeps && a.S * sizeof(X) % 16 == 0) ask_for(history_b, (int64_t)t * a.S * sizeof(X));
     if (p.finishes) {
         ask_for_history<X>(a, p.head, ahead, min(t - ahead, spread.ahead));
         skip = layer.D[p.h];
@@ -228,7 +228,6 @@ static __global__ void __launch_bounds__(32 * MIX_WARPS, 2)
     for (int i = 0; i < SHARED_TAPS; i++)
         if (first + i * step < 2 * a.S) common[i].now = projected(a, p.r, 2 * a.E + first + i * step);
     float step_size = dt.x + dt.y + bias, delta = step_size > 20.0f ? step_size : log1pf(expf(step_size));
-    float fade = expf(-delta * expf(rate));
     if (p.finishes) {
         float2 x = make_float2(tap_end(a, l, p.r, t, c, own[0], true), tap_end(a, l, p.r, t, c + 1, own[1], true));
         kept->now = make_float2(delta * x.x, delta * x.y);
@@ -240,13 +239,44 @@ static __global__ void __launch_bounds__(32 * MIX_WARPS, 2)
     for (int i = 0; i < SHARED_TAPS; i++) {
         int n = first + i * step;
         if (n >= 2 * a.S) break;
-        bc[n] = tap_end(a, l, p.r, t, a.E + n, common[i], blockIdx.x == 0);
-        if (blockIdx.x == 0 && n < a.S) from_float(bc[n], history_b + (int64_t)t * a.S + n);
+        bc[n] = tap_end(a, l, p.r, t, a.E + n, common[i], keeps);
+        if (keeps && n < a.S) from_float(bc[n], history_b + (int64_t)t * a.S + n);
     }
+    return expf(-delta * expf(rate));
+}
+
+/* Σ over a head's warps of their two channels in y, for its first warp. sums: (parts-1, heads, HEADDIM). By the whole block. */
+static __device__ inline float2 sum_of_parts(struct place p, struct spread s, float *sums, int channel, float2 y)
+{
+    const int next = s.heads * HEADDIM;
+    sums += threadIdx.x / 32 % s.heads * HEADDIM + channel;
+    if (p.part > 0) *(float2 *)(sums + (p.part - 1) * next) = y;
+    if (s.parts > 1) __syncthreads();
+    if (p.part > 0) return y;
+#pragma unroll 1
+    for (int part = 1; part < s.parts; part++, sums += next) {
+        y.x += sums[0];
+        y.y += sums[1];
+    }
+    return y;
+}
+
+/* A group of heads of a stream, blockIdx = (group, stream): convolution, recurrence, gate. */
+template <typename X>
+static __global__ void __launch_bounds__(32 * MIX_WARPS, 2)
+    mix_kernel(const __grid_constant__ struct decode_view a, const __grid_constant__ struct decode_layer layer, int l,
+               const void *next_in_proj, struct spread spread)
+{
+    extern __shared__ float4 shared[];
+    float *bc = (float *)shared, *cb = bc + matches_at(a, spread), y[history<X>::WIDE];
+    struct kept *kept = (struct kept *)(bc + kept_at(a)) + threadIdx.x;
+    struct place p = place_of(a, l, spread);
+    int t = *a.t, channel = history<X>::channel();
+    X *u = (X *)a.u + p.head * a.T * HEADDIM, *history_b = (X *)a.b + ((int64_t)l * a.R + p.r) * a.T * a.S;
+    float fade = mix_inputs<X>(a, layer, l, t, p, spread, u, history_b, bc, kept);
     __syncthreads();
     match_history(history_b, a.S, t, bc, cb);
     __syncthreads();
-    float y[history<X>::WIDE];
 #pragma unroll
     for (int i = 0; i < history<X>::WIDE; i++) y[i] = 0;
     if (p.has_head) {
@@ -254,18 +284,12 @@ static __global__ void __launch_bounds__(32 * MIX_WARPS, 2)
         share_sums<2>(y);
     }
     ask_for_next_layer<X>(a, next_in_proj, t, p, spread);
-    sums += threadIdx.x / 32 % spread.heads * HEADDIM + channel;
-    if (p.part > 0) *(float2 *)(sums + (p.part - 1) * spread.heads * HEADDIM) = make_float2(y[0], y[1]);
-    if (spread.parts > 1) __syncthreads();
+    float2 sum = sum_of_parts(p, spread, bc + sums_at(a, spread), channel, make_float2(y[0], y[1]));
     if (!p.finishes) return;
-    float2 sum = make_float2(y[0] + cb[t] * kept->now.x + kept->skip.x, y[1] + cb[t] * kept->now.y + kept->skip.y);
-#pragma unroll 1
-    for (int part = 1; part < spread.parts; part++, sums += spread.heads * HEADDIM) {
-        sum.x += sums[0];
-        sum.y += sums[1];
-    }
+    sum.x += cb[t] * kept->now.x + kept->skip.x;
+    sum.y += cb[t] * kept->now.y + kept->skip.y;
     if (threadIdx.x % 32 == 0) a.decay[p.head * a.T + t] = 1;
-    gate_head<X>(a, layer.mixer_norm, p, c, sum, kept->gate);
+    gate_head<X>(a, layer.mixer_norm, p, p.h * HEADDIM + channel, sum, kept->gate);
 }
 
 /* ----------------------------------------------------------------------------------------------------------- sample */
