@@ -47,12 +47,15 @@ static __device__ inline void ask_for_share(const void *from, int64_t bytes, int
     if (first < bytes) ask_for((const char *)from + first, share < bytes - first ? share : bytes - first);
 }
 
+/* All these kernels want as much of a multiprocessor's memory as can be shared: blocks of two kernels run beside each other
+ * only where both divide it alike. */
 template <typename... Parameters, typename... Arguments>
 static aim_status launch_early(struct backend *be, cudaStream_t stream, void (*kernel)(Parameters...), dim3 grid, int threads,
                                size_t shared, Arguments... arguments)
 {
     int major = 0;
     CUDA_TRY(be, cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, cuda_of(be)->ordinal));
+    CUDA_TRY(be, cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
