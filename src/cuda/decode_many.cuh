@@ -171,7 +171,7 @@ template <typename X> static __device__ inline void match_history(const X *histo
             float4 c = *(const float4 *)(bc + S + n);
             decltype(load_raw4(history_b)) raw[MATCHES];
 #pragma unroll
-            for (int j = 0; j < MATCHES; j++) raw[j] = load_raw4(history_b + (int64_t)min(first + j, t - 1) * S + n);
+            for (int j = 0; j < MATCHES; j++) raw[j] = load_raw4(history_b + (unsigned)(min(first + j, t - 1) * S + n));
 #pragma unroll
             for (int j = 0; j < MATCHES; j++) {
                 float4 b = floats4(raw[j]);
