@@ -19,11 +19,15 @@
 #include "cuda/decode_sample.cuh"
 
 extern "C" {
+#include "cuda/decode_times.h"
 #include "tensor/decoder.h"
 }
 
-/* The most tokens and the widest state that kernels have shared memory for. */
-enum { DECODE_TOKENS = 4096, DECODE_STATE = 256, RING = 4 };
+/* The most tokens and the widest state that kernels have shared memory for, the widest rows that they have threads for. */
+enum { DECODE_TOKENS = 4096, DECODE_STATE = 256, DECODE_WIDTH = 4096, RING = 4 };
+
+/* The most parts that the products' results may consist of. */
+enum { DECODE_IN_PARTS = 2, DECODE_OUT_PARTS = 8 };
 
 struct decode_layer {
     const float *norm, *conv_w, *conv_b, *dt_bias, *A_log, *D, *mixer_norm;
@@ -33,6 +37,7 @@ struct decode_layer {
 /* Everything a step reads and writes, in device memory; R streams. */
 struct decode_view {
     int d, E, S, C, W, H, V, T, layers, R, pictures, pos_offset;
+    int in_parts, out_parts; /* of the products' results; whoever reads them adds up */
     const struct decode_layer *layer;
     const void *words; /* (V,d) of X */
     const float *positions, *norm_f, *norm_final;
@@ -42,9 +47,8 @@ struct decode_view {
     const double *uniform; /* (T, pictures) */
     float *r[2];           /* (R,d) residual; the persistent kernel alternates between the two */
     void *m, *v;           /* (R,d), (R,E) of X: inputs of the products */
-    float *zxbcdt, *h;     /* (R,W), (R,d): their results */
+    float *zxbcdt, *h;     /* (in_parts,R,W), (out_parts,R,d): their results */
     float *squares;        /* (R,H): Σ (y silu(z))² of each head */
-    float *cb;             /* (R,T): C_t·B_s */
     float *ring;           /* (layers,R,RING,C): inputs of the convolution, token t in place t mod RING */
     void *u, *b;           /* (layers,R,H,T,HEADDIM), (layers,R,T,S) of X */
     float *decay;          /* (layers,R,H,T): a_{s+1} ... a_t */
@@ -386,9 +390,10 @@ struct decode_products {
     void *workspace; /* PRODUCT_WORKSPACE bytes */
 };
 
-/* Puts one step of all streams on the stream: position *a.t, which it moves on by one. */
+/* Puts one step of all streams on the stream: position *a.t, which it moves on by one; of its kernels the `kinds`, bits that
+ * decode_times.h numbers. */
 aim_status decode_graph_step(struct backend *be, const struct decode_view *a, bool is_bf16, const struct decode_products *p,
-                             const struct decode_layer *layers, cudaStream_t stream);
+                             const struct decode_layer *layers, unsigned kinds, cudaStream_t stream);
 
 /* Whether the persistent kernel has room for this many streams; then it runs positions from .. to-1. */
 bool decode_persistent_fits(const struct cuda *c, const struct decode_view *a, bool is_bf16);

@@ -1,5 +1,6 @@
 /* The ops of the table that only decoding uses, each by itself; decoder.cu runs whole steps in fewer kernels. */
 #include "cuda/decode.cuh"
+#include "cuda/decode_rows.cuh"
 
 enum { THREADS = 256, STEP_THREADS = 128, DRAW_THREADS = 1024 };
 
@@ -61,6 +62,12 @@ static uint32_t common_alignment(const void *a, const void *b, const void *c)
     return (uint32_t)(bits & (~bits + 1));
 }
 
+/* Whether the kernel for a hundred rows serves: it reads 16 bytes at a time. */
+static bool suits_rows(const void *x, const void *w, const void *y, int64_t M, int64_t K)
+{
+    return M <= ROWS_MOST && K % 8 == 0 && common_alignment(x, w, y) >= 16;
+}
+
 aim_status cuda_linear_packed(struct backend *be, const struct tensor *x, const struct tensor *w, struct tensor *y)
 {
     bool is_bf16 = w->type == T_BF16_PACKED;
@@ -68,11 +75,16 @@ aim_status cuda_linear_packed(struct backend *be, const struct tensor *x, const 
     char *scratch = (char *)cuda_scratch(be, PRODUCT_WORKSPACE + (size_t)(M * K) * sizeof(float));
     if (!scratch) return AIM_ERR_MEMORY;
     const void *input = matching(be, x, is_bf16, scratch + PRODUCT_WORKSPACE);
+    TRY(cuda_launched(be, "linear_packed"));
+    if (is_bf16 && suits_rows(input, w->data, y->data, M, K)) {
+        struct rows_product rows = {(const bf16 *)input, (const bf16 *)w->data, f32(y), (int)M, (int)N, (int)K, 1, false};
+        return rows_multiply(be, &rows, cuda_of(be)->stream);
+    }
     struct decode_product product;
     aim_status status = product_create(be, is_bf16, M, N, K, common_alignment(input, w->data, y->data), &product);
     if (status == AIM_OK) status = product_run(be, &product, input, w->data, f32(y), scratch, cuda_of(be)->stream);
     product_free(&product);
-    return status == AIM_OK ? cuda_launched(be, "linear_packed") : status;
+    return status;
 }
 
 /* ------------------------------------------------------------------------------------------------- the mixer's steps */

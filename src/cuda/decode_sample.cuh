@@ -153,7 +153,7 @@ static __device__ inline void sample_histogram(struct sample_shared *s, struct s
     __syncthreads();
     for (int i = g.begin + g.lane; i < g.end; i += 32) {
         unsigned key = mass ? __float_as_uint(x[i]) : sample_key(x[i]);
-        if ((key & mask) != prefix) continue;
+        if ((key & mask) != prefix || (mass && key == 0)) continue; /* nothing is crossed by adding 0 */
         unsigned bin = key >> shift & digits;
         atomicAdd(&s->count[bin], 1);
         if (mass) atomicAdd(&s->mass[bin], (unsigned long long)((double)x[i] * 0x1p60));
@@ -161,44 +161,71 @@ static __device__ inline void sample_histogram(struct sample_shared *s, struct s
     __syncthreads();
 }
 
-/*
- * The first warp finds the bin in which the running sum crosses: from the highest bin down the first with
- * below + counts >= limit, or from the lowest up the first with below + masses > limit (else the highest that is not
- * empty). s->bin, and s->below as the sum before it.
- */
-static __device__ inline void sample_cross(struct sample_shared *s, bool mass, unsigned long long limit)
+/* The running sum of a warp's values up to this lane's. */
+static __device__ inline unsigned long long sample_sum_upto(unsigned long long v, int lane)
 {
-    enum { SHARE = SAMPLE_BINS / 32 };
-    if (threadIdx.x < 32) {
-        int lane = threadIdx.x, highest = -1;
-        unsigned long long own = 0;
-        for (int j = 0; j < SHARE; j++) {
-            int bin = mass ? lane * SHARE + j : SAMPLE_BINS - 1 - (lane * SHARE + j);
-            own += mass ? s->mass[bin] : (unsigned long long)s->count[bin];
-            if (s->count[bin]) highest = max(highest, bin);
-        }
-        unsigned long long upto = own;
-        for (int o = 1; o < 32; o <<= 1) {
-            unsigned long long other = __shfl_up_sync(~0u, upto, o);
-            if (lane >= o) upto += other;
-        }
+    for (int o = 1; o < 32; o <<= 1) {
+        unsigned long long other = __shfl_up_sync(~0u, v, o);
+        if (lane >= o) v += other;
+    }
+    return v;
+}
+
+/* Place i in the order of the running sum: from the lowest bin up for masses, from the highest down for counts. */
+static __device__ inline int sample_bin(bool mass, int i)
+{
+    return mass ? i : SAMPLE_BINS - 1 - i;
+}
+
+static __device__ inline unsigned long long sample_held(const struct sample_shared *s, bool mass, int bin)
+{
+    return mass ? s->mass[bin] : (unsigned long long)s->count[bin];
+}
+
+/*
+ * The bin in which the running sum crosses: from the highest bin down the first with below + counts >= limit, or from the
+ * lowest up the first with below + masses > limit (else the highest that is not empty). s->bin, and s->below as the sum
+ * before it. Each warp adds up a share of the bins; the first one looks for the share, then for the bin.
+ */
+static __device__ inline void sample_cross(struct sample_shared *s, struct sample_segment g, bool mass,
+                                           unsigned long long limit)
+{
+    int share = (SAMPLE_BINS + 32 * g.warps - 1) / (32 * g.warps) * 32;
+    unsigned long long own = 0;
+    int highest = -1;
+    for (int i = g.warp * share + g.lane; i < min((g.warp + 1) * share, (int)SAMPLE_BINS); i += 32) {
+        own += sample_held(s, mass, sample_bin(mass, i));
+        if (s->count[sample_bin(mass, i)]) highest = max(highest, sample_bin(mass, i));
+    }
+    own = __shfl_sync(~0u, sample_sum_upto(own, g.lane), 31);
+    for (int o = 16; o; o >>= 1) highest = max(highest, __shfl_xor_sync(~0u, highest, o));
+    if (g.lane == 0) {
+        s->best[g.warp] = own;
+        s->equal[g.warp] = highest;
+    }
+    __syncthreads();
+    if (g.warp == 0) {
+        own = g.lane < g.warps ? s->best[g.lane] : 0;
+        highest = g.lane < g.warps ? s->equal[g.lane] : -1;
         for (int o = 16; o; o >>= 1) highest = max(highest, __shfl_xor_sync(~0u, highest, o));
-        unsigned long long sum = s->below + upto - own;
-        bool crosses = mass ? sum + own > limit : sum + own >= limit;
-        unsigned ballot = __ballot_sync(~0u, crosses);
-        /* Without a crossing: the share with the highest bin, up to that bin. */
-        int chosen = ballot ? __ffs(ballot) - 1 : highest / SHARE;
+        unsigned long long before = s->below + sample_sum_upto(own, g.lane) - own;
+        unsigned crossing = __ballot_sync(~0u, mass ? before + own > limit : before + own >= limit);
+        int chosen = crossing ? __ffs(crossing) - 1 : highest / share; /* counts always cross */
+        unsigned long long sum = __shfl_sync(~0u, before, chosen);
         __syncwarp();
-        if (lane == chosen) {
-            int bin = 0;
-            for (int j = 0; j < SHARE; j++) {
-                bin = mass ? lane * SHARE + j : SAMPLE_BINS - 1 - (lane * SHARE + j);
-                unsigned long long next = sum + (mass ? s->mass[bin] : (unsigned long long)s->count[bin]);
-                if (ballot ? (mass ? next > limit : next >= limit) : bin == highest) break;
-                sum = next;
+        for (int first = chosen * share; first < min((chosen + 1) * share, (int)SAMPLE_BINS); first += 32) {
+            int bin = sample_bin(mass, first + g.lane);
+            unsigned long long held = sample_held(s, mass, bin), upto = sum + sample_sum_upto(held, g.lane);
+            bool here = !crossing ? bin == highest : mass ? upto > limit : upto >= limit;
+            unsigned found = __ballot_sync(~0u, here);
+            if (found) {
+                if (g.lane == __ffs(found) - 1) {
+                    s->bin = bin;
+                    s->below = upto - held;
+                }
+                break;
             }
-            s->bin = bin;
-            s->below = sum;
+            sum = __shfl_sync(~0u, upto, 31);
         }
     }
     __syncthreads();
@@ -211,7 +238,7 @@ static __device__ inline void sample_top_k(struct sample_shared *s, struct sampl
     if (threadIdx.x == 0) s->below = 0;
     for (int pass = 0; pass < 3; pass++) {
         sample_histogram(s, g, x, false, pass, prefix);
-        sample_cross(s, false, (unsigned long long)k);
+        sample_cross(s, g, false, (unsigned long long)k);
         prefix |= (unsigned)s->bin << sample_shift(pass);
         __syncthreads();
     }
@@ -231,7 +258,7 @@ static __device__ inline void sample_top_p(struct sample_shared *s, struct sampl
     if (threadIdx.x == 0) s->below = 0;
     for (int pass = 0; pass < 3; pass++) {
         sample_histogram(s, g, x, true, pass, prefix);
-        sample_cross(s, true, (unsigned long long)(limit * 0x1p60));
+        sample_cross(s, g, true, (unsigned long long)(limit * 0x1p60));
         prefix |= (unsigned)s->bin << sample_shift(pass);
         __syncthreads();
     }

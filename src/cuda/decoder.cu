@@ -1,8 +1,10 @@
 /* Painting whole sequences on the GPU: memory, the choice between the persistent kernel and the graph, the loop over tokens. */
 #include "cuda/decode.cuh"
 
+#include <math.h>
+
 /* Tokens between two looks at the clock of progress: the host waits for the chunk before the last. */
-enum { CHUNK = 16, ALIGN = 256 };
+enum { CHUNK = 16, ALIGN = 256, ALL_KINDS = (1 << STEP_KINDS) - 1 };
 
 /* A captured step, and what it was captured for. */
 struct decode_graph {
@@ -63,10 +65,9 @@ static void lay_out(struct arena *arena, struct decode_view *a, bool is_bf16, in
     part(arena, &a->r[1], R * a->d, f);
     part(arena, (char **)&a->m, R * a->d, x);
     part(arena, (char **)&a->v, R * a->E, x);
-    part(arena, &a->zxbcdt, R * a->W, f);
-    part(arena, &a->h, R * a->d, f);
+    part(arena, &a->zxbcdt, DECODE_IN_PARTS * R * a->W, f);
+    part(arena, &a->h, DECODE_OUT_PARTS * R * a->d, f);
     part(arena, &a->squares, R * a->H, f);
-    part(arena, &a->cb, R * a->T, f);
     part(arena, &a->ring, layer_streams * RING * a->C, f);
     part(arena, (char **)&a->u, layer_streams * a->H * a->T * HEADDIM, x);
     part(arena, (char **)&a->b, layer_streams * a->T * a->S, x);
@@ -93,7 +94,7 @@ static int64_t decoder_bytes(const struct decoder_sizes *size, bool is_bf16, int
 static bool suits(const struct decoder_network *n, enum tensor_type type)
 {
     const struct decoder_sizes *s = &n->size;
-    bool suits = s->d % 32 == 0 && s->d * (int64_t)sizeof(float) <= 48000 && s->state % 4 == 0 && s->state <= DECODE_STATE &&
+    bool suits = s->d % 32 == 0 && s->d <= DECODE_WIDTH && s->state % 4 == 0 && s->state <= DECODE_STATE &&
                  s->tokens <= DECODE_TOKENS && (type == T_BF16_PACKED || type == T_F32_PACKED);
     for (int64_t l = 0; l < s->layers; l++) suits &= n->layers[l].in_proj->type == type && n->layers[l].out_proj->type == type;
     return suits;
@@ -171,7 +172,7 @@ static aim_status capture_step(struct decoder *d, cudaGraph_t *graph)
     struct backend *be = d->be;
     cudaStream_t stream = cuda_of(be)->stream;
     CUDA_TRY(be, cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    aim_status status = decode_graph_step(be, &d->view, d->is_bf16, &d->graph.products, d->layers, stream);
+    aim_status status = decode_graph_step(be, &d->view, d->is_bf16, &d->graph.products, d->layers, ALL_KINDS, stream);
     cudaError_t ended = cudaStreamEndCapture(stream, graph); /* in any case: the stream must not stay in capture */
     return status == AIM_OK ? cuda_check(be->ctx, ended, "capturing a decoding step") : status;
 }
@@ -188,7 +189,7 @@ static aim_status graph_prepare(struct decoder *d)
     TRY(product_create(be, d->is_bf16, a->R, a->d, a->E, PRODUCT_ALIGNMENT, &g->products.out));
     TRY(product_create(be, d->is_bf16, a->R, a->V, a->d, PRODUCT_ALIGNMENT, &g->products.head));
     /* Once without capture: what loads on first use does so now. Its token is drawn again. */
-    TRY(decode_graph_step(be, a, d->is_bf16, &g->products, d->layers, cuda_of(be)->stream));
+    TRY(decode_graph_step(be, a, d->is_bf16, &g->products, d->layers, ALL_KINDS, cuda_of(be)->stream));
     cudaGraph_t graph = NULL;
     aim_status status = capture_step(d, &graph);
     if (status == AIM_OK) status = cuda_check(be->ctx, cudaGraphInstantiate(&g->run, graph, 0), "cudaGraphInstantiate");
@@ -242,6 +243,53 @@ static aim_status decoder_paint(struct decoder *d, const struct decoder_job *job
     TRY(run_tokens(d, job, persistent));
     TRY(m->download(be, job->codes, a->tokens, tokens * sizeof *job->codes));
     return job->progress(job->user, a->T);
+}
+
+/* ---------------------------------------------------------------------------------------------------------- timing */
+
+/* A step of the kernels of `kinds` at position t, or the whole graph, between two events. */
+static aim_status timed_step(struct decoder *d, int t, unsigned kinds, const cudaEvent_t *between)
+{
+    struct backend *be = d->be;
+    cudaStream_t stream = cuda_of(be)->stream;
+    TRY(be->memory.upload(be, d->view.t, &t, sizeof t));
+    CUDA_TRY(be, cudaEventRecord(between[0], stream));
+    if (kinds == ALL_KINDS)
+        CUDA_TRY(be, cudaGraphLaunch(d->graph.run, stream));
+    else
+        TRY(decode_graph_step(be, &d->view, d->is_bf16, &d->graph.products, d->layers, kinds, stream));
+    CUDA_TRY(be, cudaEventRecord(between[1], stream));
+    return cuda_check(be->ctx, cudaEventSynchronize(between[1]), "a timed step");
+}
+
+/* The fastest of a few. */
+static aim_status time_kinds(struct decoder *d, int t, unsigned kinds, const cudaEvent_t *between, double *seconds)
+{
+    const int rounds = 5;
+    *seconds = INFINITY;
+    for (int i = 0; i < rounds; i++) {
+        float ms = 0;
+        TRY(timed_step(d, t, kinds, between));
+        CUDA_TRY(d->be, cudaEventElapsedTime(&ms, between[0], between[1]));
+        *seconds = fmin(*seconds, 1e-3 * ms);
+    }
+    return AIM_OK;
+}
+
+aim_status cuda_decode_times(struct decoder *d, int t, double *whole, double kinds[STEP_KINDS])
+{
+    struct backend *be = d->be;
+    cudaEvent_t between[2] = {};
+    if (!d->graph.run || d->graph.streams != d->view.R)
+        return aim_fail(be->ctx, AIM_ERR_UNSUPPORTED, "the decoder did not paint with a graph");
+    aim_status status = AIM_OK;
+    for (int i = 0; i < 2 && status == AIM_OK; i++)
+        status = cuda_check(be->ctx, cudaEventCreate(&between[i]), "cudaEventCreate");
+    if (status == AIM_OK) status = time_kinds(d, t, ALL_KINDS, between, whole);
+    for (int k = 0; k < STEP_KINDS && status == AIM_OK; k++) status = time_kinds(d, t, 1u << k, between, &kinds[k]);
+    for (int i = 0; i < 2; i++)
+        if (between[i]) cudaEventDestroy(between[i]);
+    return status;
 }
 
 const struct decoder_ops cuda_decoder = {decoder_bytes, decoder_create, decoder_paint, decoder_free};

@@ -46,6 +46,8 @@ static void packed_products(void **state)
         check_packed(&g, 3, 257, 96, bf16);
         check_packed(&g, 40, 130, 64, bf16);
         check_packed(&g, 130, 416, 192, bf16);
+        check_packed(&g, 60, 64, 640, bf16);
+        check_packed(&g, 128, 66, 1008, bf16);
     }
     gpu_close(&g);
 }
