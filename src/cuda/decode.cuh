@@ -52,7 +52,7 @@ struct decode_view {
     float *probabilities;  /* (pictures,V) */
     int32_t *tokens;       /* (T,pictures) */
     int *t;                /* the graph's position in the sequence */
-    unsigned *barrier;     /* the persistent kernel's count of arrivals */
+    void *few;             /* the persistent kernel's memory (decode_few.cuh), in the place of the graph's */
 };
 
 /* ------------------------------------------------------------------------------------------------ small things */
@@ -392,6 +392,7 @@ aim_status decode_graph_step(struct backend *be, const struct decode_view *a, bo
 
 /* Whether the persistent kernel has room for this many streams; then it runs positions from .. to-1. */
 bool decode_persistent_fits(const struct cuda *c, const struct decode_view *a, bool is_bf16);
+int64_t decode_persistent_bytes(const struct decode_view *a, bool is_bf16, int64_t streams); /* of a->few */
 aim_status decode_persistent_run(struct backend *be, const struct decode_view *a, bool is_bf16, int from, int to);
 
 /* backend->decoder of this device. */

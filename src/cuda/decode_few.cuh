@@ -1,0 +1,154 @@
+/*
+ * The persistent kernel's memory (decode_persistent.cu): what the blocks share in device memory, what each has in its shared
+ * memory, and who owns what.
+ *
+ * Every block owns a share of the rows of every matrix. A stream's blocks, its team, share the channels of its mixer in
+ * units of 8, and each keeps the history of its own.
+ */
+#ifndef AIM_CUDA_DECODE_FEW_CUH
+#define AIM_CUDA_DECODE_FEW_CUH
+
+#include "cuda/decode.cuh"
+#include "cuda/exchange.cuh"
+
+enum {
+    WARPS = 16,
+    THREADS = 32 * WARPS,
+    MOST_STREAMS = 8,
+    UNIT = 8,           /* channels: 8 columns of the tensor cores */
+    UNITS = 4,          /* that a warp takes at once */
+    ROWS = 16,          /* tokens of the history that a warp takes at once: 16 rows of the tensor cores */
+    MOST_CHUNKS = 512,  /* of 64 values of the residual of all streams */
+    PART_BYTES = 24576, /* partial sums of the products */
+};
+
+/* ------------------------------------------------------------------------------------------------- device memory */
+
+/* Words are of step t·layers + l + 1 of what layer l computes; tokens of step t + 1. */
+struct few_memory {
+    unsigned *arrived;    /* blocks that are done with a token's logits */
+    word *token;          /* (pictures) */
+    word *zxbcdt, *v, *h; /* (R,W), (R, E sizeof(X)/4), (R, residual_pitch) */
+    word *squares;        /* (R, blocks of the team, units / UNITS): Σ (y silu(z))² */
+    float *ring;          /* (layers,R,RING,C): inputs of the convolution, token t in place t mod RING */
+    void *u, *b;          /* (layers,R,E,T), (layers,R,T,S) of X; T here and below in whole ROWS */
+    float *decay;         /* (layers,R,E/UNIT,T): a_{s+1} ... a_t, once for each unit */
+    int64_t words, bytes; /* that must start as zeros; altogether */
+};
+
+static __host__ __device__ inline int history_tokens(int T)
+{
+    return (T + ROWS - 1) / ROWS * ROWS;
+}
+
+/* Values of a stream's residual, with the gap behind them: a warp's part, 64 values, is of one stream. */
+static __host__ __device__ inline int residual_pitch(int d)
+{
+    return (d + 63) / 64 * 64;
+}
+
+/* Lays it out from `memory` on, for R streams and values of `size` bytes. */
+static inline struct few_memory few_memory_of(const struct decode_view *a, int64_t R, int64_t size, char *memory)
+{
+    enum { ALIGN = 256 };
+    struct few_memory m = {};
+    int64_t T = history_tokens(a->T), layer_streams = a->layers * R, used = 0;
+    auto take = [&](int64_t bytes) {
+        int64_t at = used;
+        used += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+        return memory + at;
+    };
+    m.arrived = (unsigned *)take(sizeof *m.arrived);
+    m.token = (word *)take(R * (int64_t)sizeof(word));
+    m.zxbcdt = (word *)take(R * a->W * (int64_t)sizeof(word));
+    m.v = (word *)take(R * a->E * size / 4 * (int64_t)sizeof(word));
+    m.h = (word *)take(R * residual_pitch(a->d) * (int64_t)sizeof(word));
+    m.squares = (word *)take(R * 2 * (a->E / UNIT) * (int64_t)sizeof(word));
+    m.words = used;
+    m.ring = (float *)take(layer_streams * RING * a->C * (int64_t)sizeof(float));
+    m.b = take(layer_streams * T * a->S * size);
+    m.u = take(layer_streams * a->E * T * size);
+    m.decay = (float *)take(layer_streams * (a->E / UNIT) * T * (int64_t)sizeof(float));
+    m.bytes = used;
+    return m;
+}
+
+/* ------------------------------------------------------------------------------------------------------ who owns what */
+
+/* The blocks first .. first+blocks of a stream that mix: at most `units` units each, in `groups` groups of UNITS. */
+struct team {
+    int first, blocks, units, groups;
+};
+
+static __host__ __device__ inline struct team team_of(int E, int R, int grid, int r)
+{
+    struct team t;
+    t.first = (r * grid + R - 1) / R;
+    t.blocks = min(((r + 1) * grid + R - 1) / R - t.first, E / UNIT);
+    t.units = (E / UNIT + t.blocks - 1) / t.blocks;
+    t.groups = (t.units + UNITS - 1) / UNITS;
+    return t;
+}
+
+enum product_kind { IN, OUT, HEAD, PRODUCT_KINDS };
+
+/* A block's rows n0 .. n0+rows of a matrix, cut into tiles: groups of TILE_ROWS rows, `steps` along the columns. Tile i goes
+ * to warp i mod WARPS, whose next one is hop_groups and hop_steps further. */
+struct share {
+    int n0, rows, groups, steps, hop_groups, hop_steps, row_bytes;
+    int slots; /* warps that have a tile of one group */
+    int part;  /* floats of their partial sums */
+    int pass;  /* groups whose partial sums fit in PART_BYTES */
+};
+
+/* --------------------------------------------------------------------------------------------------- shared memory */
+
+/* What does not change during a kernel, and small things that do. Behind it lie the layers. */
+struct few_shared {
+    struct share share[PRODUCT_KINDS];
+    short2 begin[PRODUCT_KINDS][WARPS]; /* the group and step of a warp's first tile */
+    struct team team[MOST_STREAMS];
+    int stream, unit, units; /* that this block mixes; the first unit, how many */
+    int row[MOST_STREAMS], token[MOST_STREAMS];
+    float factor[MOST_STREAMS];             /* 1 / rms of the gated rows */
+    float4 red[2][MOST_CHUNKS / 4];         /* Σ r² of each chunk; a stream begins at a multiple of 4 */
+    unsigned char chunk_stream[MOST_CHUNKS]; /* R where there is no chunk */
+};
+
+static __device__ inline const struct decode_layer *layers_of(const struct few_shared *s)
+{
+    return (const struct decode_layer *)(s + 1);
+}
+
+/* Where things lie behind the weights' rings, in bytes. Rows of the products' inputs start 64 bytes apart modulo 128, so
+ * that the tensor cores' operands come from different banks. While a token is drawn, nothing from `input` on is in use. */
+struct few_layout {
+    int fixed, input, residual, part, mixer, sampler, logits, total; /* logits: 0 when there is no room */
+};
+
+static __host__ __device__ inline int input_stride(int K, int size)
+{
+    return K * size | 64;
+}
+
+/* The mixer's shared memory, in floats: z, x and D x of the block's channels, sums of the warps, and small things. */
+struct mixer_layout {
+    int z, x, part, weights, delta, fade, now, query, total;
+};
+
+static __host__ __device__ inline struct mixer_layout mixer_layout_of(int units, int S)
+{
+    struct mixer_layout m;
+    m.z = 0;
+    m.x = m.z + units * UNIT;
+    m.part = m.x + units * UNIT;
+    m.weights = m.part + WARPS * units * UNIT;
+    m.delta = m.weights + WARPS * UNITS * ROWS;
+    m.fade = m.delta + units;
+    m.now = m.fade + units;
+    m.query = (m.now + 1 + 3) / 4 * 4;
+    m.total = m.query + 2 * S;
+    return m;
+}
+
+#endif
