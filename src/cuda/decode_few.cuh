@@ -18,7 +18,6 @@ enum {
     UNIT = 8,           /* channels: 8 columns of the tensor cores */
     UNITS = 4,          /* that a warp takes at once */
     ROWS = 16,          /* tokens of the history that a warp takes at once: 16 rows of the tensor cores */
-    MOST_CHUNKS = 512,  /* of 64 values of the residual of all streams */
     PART_BYTES = 24576, /* partial sums of the products */
 };
 
@@ -28,31 +27,23 @@ enum {
 struct few_memory {
     unsigned *arrived;    /* blocks that are done with a token's logits */
     word *token;          /* (pictures) */
-    word *zxbcdt, *v, *h; /* (R,W), (R, E sizeof(X)/4), (R, residual_pitch) */
+    word *zxbcdt, *v, *h; /* (R,W), (R, E sizeof(X)/4), (R,d) */
     word *squares;        /* (R, blocks of the team, units / UNITS): Σ (y silu(z))² */
+    float4 *norms;        /* (layers+1, R, d/2, 2): norm_kernel's table */
     float *ring;          /* (layers,R,RING,C): inputs of the convolution, token t in place t mod RING */
-    void *u, *b;          /* (layers,R,E,T), (layers,R,T,S) of X; T here and below in whole ROWS */
+    void *u, *b;          /* (layers,R,E,T), (layers,R,T,S) of X */
     float *decay;         /* (layers,R,E/UNIT,T): a_{s+1} ... a_t, once for each unit */
+    int T;                /* of the history: whole ROWS */
     int64_t words, bytes; /* that must start as zeros; altogether */
 };
-
-static __host__ __device__ inline int history_tokens(int T)
-{
-    return (T + ROWS - 1) / ROWS * ROWS;
-}
-
-/* Values of a stream's residual, with the gap behind them: a warp's part, 64 values, is of one stream. */
-static __host__ __device__ inline int residual_pitch(int d)
-{
-    return (d + 63) / 64 * 64;
-}
 
 /* Lays it out from `memory` on, for R streams and values of `size` bytes. */
 static inline struct few_memory few_memory_of(const struct decode_view *a, int64_t R, int64_t size, char *memory)
 {
     enum { ALIGN = 256 };
     struct few_memory m = {};
-    int64_t T = history_tokens(a->T), layer_streams = a->layers * R, used = 0;
+    m.T = (a->T + ROWS - 1) / ROWS * ROWS;
+    int64_t T = m.T, layer_streams = a->layers * R, used = 0;
     auto take = [&](int64_t bytes) {
         int64_t at = used;
         used += (bytes + ALIGN - 1) / ALIGN * ALIGN;
@@ -62,9 +53,10 @@ static inline struct few_memory few_memory_of(const struct decode_view *a, int64
     m.token = (word *)take(R * (int64_t)sizeof(word));
     m.zxbcdt = (word *)take(R * a->W * (int64_t)sizeof(word));
     m.v = (word *)take(R * a->E * size / 4 * (int64_t)sizeof(word));
-    m.h = (word *)take(R * residual_pitch(a->d) * (int64_t)sizeof(word));
+    m.h = (word *)take(R * a->d * (int64_t)sizeof(word));
     m.squares = (word *)take(R * 2 * (a->E / UNIT) * (int64_t)sizeof(word));
     m.words = used;
+    m.norms = (float4 *)take((a->layers + 1) * R * a->d * (int64_t)sizeof(float4));
     m.ring = (float *)take(layer_streams * RING * a->C * (int64_t)sizeof(float));
     m.b = take(layer_streams * T * a->S * size);
     m.u = take(layer_streams * a->E * T * size);
@@ -90,6 +82,19 @@ static __host__ __device__ inline struct team team_of(int E, int R, int grid, in
     return t;
 }
 
+/* The stream whose rows a thread handles where all blocks do the same for all streams: `lanes` threads share a stream, of
+ * which it is number `me`. Threads with r >= R have nothing to do. */
+struct seat {
+    int r, me, lanes;
+};
+
+static __device__ inline struct seat seat_of(int R)
+{
+    int halvings = R == 1 ? 0 : R == 2 ? 1 : R <= 4 ? 2 : 3, lanes = THREADS >> halvings;
+    struct seat n = {(int)(threadIdx.x >> 5) / (WARPS >> halvings), (int)threadIdx.x & (lanes - 1), lanes};
+    return n;
+}
+
 enum product_kind { IN, OUT, HEAD, PRODUCT_KINDS };
 
 /* A block's rows n0 .. n0+rows of a matrix, cut into tiles: groups of TILE_ROWS rows, `steps` along the columns. Tile i goes
@@ -108,11 +113,9 @@ struct few_shared {
     struct share share[PRODUCT_KINDS];
     short2 begin[PRODUCT_KINDS][WARPS]; /* the group and step of a warp's first tile */
     struct team team[MOST_STREAMS];
-    int stream, unit, units; /* that this block mixes; the first unit, how many */
     int row[MOST_STREAMS], token[MOST_STREAMS];
-    float factor[MOST_STREAMS];             /* 1 / rms of the gated rows */
-    float4 red[2][MOST_CHUNKS / 4];         /* Σ r² of each chunk; a stream begins at a multiple of 4 */
-    unsigned char chunk_stream[MOST_CHUNKS]; /* R where there is no chunk */
+    float factor[MOST_STREAMS]; /* 1 / rms of the gated rows */
+    float2 red[WARPS];          /* a warp's sums of squares */
 };
 
 static __device__ inline const struct decode_layer *layers_of(const struct few_shared *s)
@@ -120,10 +123,33 @@ static __device__ inline const struct decode_layer *layers_of(const struct few_s
     return (const struct decode_layer *)(s + 1);
 }
 
+/* The mixer's shared memory, in floats, for blocks of up to `units` units: silu(z) and x of each channel, what the warps
+ * summed up, and small things. */
+struct mixer_layout {
+    int z, x, part, pitch, weights, delta, fade, now, query, total;
+};
+
+static inline struct mixer_layout mixer_layout_of(int units, int S)
+{
+    struct mixer_layout m;
+    m.pitch = units * UNIT;
+    m.z = 0;
+    m.x = m.z + m.pitch;
+    m.part = m.x + m.pitch;
+    m.weights = m.part + WARPS * m.pitch;
+    m.delta = m.weights + WARPS * UNITS * ROWS;
+    m.fade = m.delta + units;
+    m.now = m.fade + units;
+    m.query = (m.now + 1 + 3) / 4 * 4;
+    m.total = m.query + 2 * S;
+    return m;
+}
+
 /* Where things lie behind the weights' rings, in bytes. Rows of the products' inputs start 64 bytes apart modulo 128, so
  * that the tensor cores' operands come from different banks. While a token is drawn, nothing from `input` on is in use. */
 struct few_layout {
     int fixed, input, residual, part, mixer, sampler, logits, total; /* logits: 0 when there is no room */
+    struct mixer_layout mix;
 };
 
 static __host__ __device__ inline int input_stride(int K, int size)
@@ -131,24 +157,33 @@ static __host__ __device__ inline int input_stride(int K, int size)
     return K * size | 64;
 }
 
-/* The mixer's shared memory, in floats: z, x and D x of the block's channels, sums of the warps, and small things. */
-struct mixer_layout {
-    int z, x, part, weights, delta, fade, now, query, total;
+/* ------------------------------------------------------------------------------------------------------- the kernel */
+
+struct few_job {
+    struct decode_view a;
+    struct few_memory m;
+    struct few_layout at;
+    int from, to;
+    unsigned long long *meter; /* (blocks, METER_KINDS) cycles, or NULL */
 };
 
-static __host__ __device__ inline struct mixer_layout mixer_layout_of(int units, int S)
+/* What this block mixes: units unit .. unit+units of `stream`, as number `place` of its team. */
+struct part_of_mixer {
+    int stream, unit, units, place, blocks, groups;
+};
+
+static __device__ inline struct part_of_mixer part_of_mixer_of(const struct decode_view &a)
 {
-    struct mixer_layout m;
-    m.z = 0;
-    m.x = m.z + units * UNIT;
-    m.part = m.x + units * UNIT;
-    m.weights = m.part + WARPS * units * UNIT;
-    m.delta = m.weights + WARPS * UNITS * ROWS;
-    m.fade = m.delta + units;
-    m.now = m.fade + units;
-    m.query = (m.now + 1 + 3) / 4 * 4;
-    m.total = m.query + 2 * S;
-    return m;
+    struct part_of_mixer p;
+    int all = a.E / UNIT;
+    p.stream = (int)blockIdx.x * a.R / (int)gridDim.x;
+    struct team team = team_of(a.E, a.R, gridDim.x, p.stream);
+    p.place = (int)blockIdx.x - team.first;
+    p.blocks = team.blocks;
+    p.groups = team.groups;
+    p.unit = p.place < team.blocks ? all * p.place / team.blocks : 0;
+    p.units = p.place < team.blocks ? all * (p.place + 1) / team.blocks - p.unit : 0;
+    return p;
 }
 
 #endif

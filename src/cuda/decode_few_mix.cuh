@@ -73,20 +73,20 @@ template <> struct keys<bf16> {
     __device__ inline void dot(const void *query, const bf16 *, int S, int now, float (&cb)[2])
     {
         int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-        const uint4 *b_now = (const uint4 *)((const bf16 *)query + 2 * S), *c = (const uint4 *)((const bf16 *)query + g * S);
+        const uint4 *c = (const uint4 *)((const bf16 *)query + g * S), *b = (const uint4 *)((const bf16 *)query + 2 * S);
         float sum[STEPS][4];
+        if (now < ROWS) {
+#pragma unroll
+            for (int i = 0; i < 2 * STEPS; i++)
+                if (now == g + i % 2 * 8 && i / 2 * 32 + 8 * q < S) row[i % 2][i / 2] = b[i / 2 * 4 + q];
+        }
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
-            int n = 4 * i + q;
-            uint4 own = make_uint4(0, 0, 0, 0), other = own;
-            if (8 * n < S) {
-                if (g < 2) own = c[n];
-                other = b_now[n];
-            }
-            uint4 low = now == g ? other : row[0][i], high = now == g + 8 ? other : row[1][i];
+            uint4 own = make_uint4(0, 0, 0, 0);
+            if (g < 2 && 32 * i + 8 * q < S) own = c[4 * i + q];
             sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0;
-            multiply_full(sum[i], low.x, high.x, low.y, high.y, own.x, own.y);
-            multiply_full(sum[i], low.z, high.z, low.w, high.w, own.z, own.w);
+            multiply_full(sum[i], row[0][i].x, row[1][i].x, row[0][i].y, row[1][i].y, own.x, own.y);
+            multiply_full(sum[i], row[0][i].z, row[1][i].z, row[0][i].w, row[1][i].w, own.z, own.w);
         }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -193,21 +193,41 @@ template <> struct values<float> {
 
 /* ------------------------------------------------------------------------------------------------------- the history */
 
-/* Everything that this thread's warp reads of the history for tokens `first` and on and units `unit` .. +units. */
+/* A layer's part of an array of `size` elements a layer. */
+template <typename T> static __device__ inline T *layer_of(T *of, int l, int size)
+{
+    return of + (int64_t)l * size;
+}
+
+template <typename X> static __device__ inline X *values_of(const struct few_job &job, int l, int stream, int channel)
+{
+    return layer_of((X *)job.m.u, l, job.a.R * job.a.E * job.m.T) + (stream * job.a.E + channel) * job.m.T;
+}
+
+template <typename X> static __device__ inline X *keys_of(const struct few_job &job, int l, int stream)
+{
+    return layer_of((X *)job.m.b, l, job.a.R * job.m.T * job.a.S) + stream * job.m.T * job.a.S;
+}
+
+static __device__ inline float *decays_of(const struct few_job &job, int l, int stream, int unit)
+{
+    int units = job.a.E / UNIT;
+    return layer_of(job.m.decay, l, job.a.R * units * job.m.T) + (stream * units + unit) * job.m.T;
+}
+
+/* u and decays of 16 tokens and up to UNITS units, those of a lane as in `values` and `weigh`. */
 template <typename X> struct past {
     struct values<X> u;
     float *decay_at; /* of token first + g and of unit q; those of the other row are 8 further */
     float decay[2];
 
-    __device__ inline void load(const struct decode_view &a, const struct few_memory &m, int layer_stream, int unit,
-                                int units, int first, int t)
+    __device__ inline void load(const struct few_job &job, int l, int stream, int unit, int units, int first, int t)
     {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4, T = history_tokens(a.T);
-        int64_t row = (int64_t)layer_stream * (a.E / UNIT) + unit;
-        decay_at = m.decay + (row + q) * T + first + g;
+        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        decay_at = decays_of(job, l, stream, unit) + q * job.m.T + first + g;
 #pragma unroll
         for (int i = 0; i < 2; i++) decay[i] = q < units && first + g + 8 * i < t ? __ldcg(decay_at + 8 * i) : 0.0f;
-        u.load((const X *)m.u + row * UNIT * T + first, units, T);
+        u.load(values_of<X>(job, l, stream, unit * UNIT) + first, units, job.m.T);
     }
 
     /* Weights (UNITS, ROWS) of the tokens in shared memory, from cb as keys::dot gives it, and decays for the next token. */
@@ -225,75 +245,72 @@ template <typename X> struct past {
     }
 };
 
-/* Asks for what `mix` will read, so that it is in the second-level cache by then. */
+/* Asks for what `mix` will read, so that it is in the second-level cache by then: 4 lines of a row for a thread each. */
 template <typename X>
-static __device__ inline void mix_ahead(const struct decode_view &a, const struct few_memory &m, const struct few_shared *s,
-                                        int l, int t)
+static __device__ inline void mix_ahead(const struct few_job &job, const struct part_of_mixer &own, int l, int t)
 {
-    enum { LINE = 128 };
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, T = history_tokens(a.T), channels = s->units * UNIT;
-    if (channels == 0) return;
-    const struct team &team = s->team[s->stream];
-    int64_t layer_stream = (int64_t)l * a.R + s->stream;
-    const char *u = (const char *)((const X *)m.u + (layer_stream * a.E + s->unit * UNIT) * T);
-    for (int c = warp; c < channels; c += WARPS)
-        for (int at = lane * LINE; at < t * (int)sizeof(X); at += 32 * LINE) prefetch(u + (int64_t)c * T * sizeof(X) + at);
-    const char *decay = (const char *)(m.decay + (layer_stream * (a.E / UNIT) + s->unit) * T);
-    for (int unit = warp; unit < s->units; unit += WARPS)
-        for (int at = lane * LINE; at < t * (int)sizeof(float); at += 32 * LINE)
-            prefetch(decay + (int64_t)unit * T * sizeof(float) + at);
+    enum { LINE = 128, ACROSS = 4 };
+    int row = threadIdx.x / ACROSS, column = threadIdx.x % ACROSS * LINE, T = job.m.T;
+    const char *u = (const char *)values_of<X>(job, l, own.stream, own.unit * UNIT);
+    for (int i = row; i < own.units * UNIT; i += THREADS / ACROSS)
+        for (int at = column; at < t * (int)sizeof(X); at += ACROSS * LINE) prefetch(u + i * T * (int)sizeof(X) + at);
+    const char *decay = (const char *)decays_of(job, l, own.stream, own.unit);
+    for (int i = THREADS / ACROSS - 1 - row; i < own.units; i += THREADS / ACROSS)
+        for (int at = column; at < t * (int)sizeof(float); at += ACROSS * LINE)
+            prefetch(decay + i * T * (int)sizeof(float) + at);
     /* The team's blocks share the lines of B, which each of them will read. */
-    const char *b = (const char *)((const X *)m.b + layer_stream * T * a.S);
-    int line = threadIdx.x * team.blocks + (int)blockIdx.x - team.first;
-    for (; line * LINE < t * a.S * (int)sizeof(X); line += THREADS * team.blocks) prefetch(b + (int64_t)line * LINE);
+    const char *b = (const char *)keys_of<X>(job, l, own.stream);
+    int bytes = own.units ? t * job.a.S * (int)sizeof(X) : 0;
+    for (int at = (threadIdx.x * own.blocks + own.place) * LINE; at < bytes; at += THREADS * own.blocks * LINE) prefetch(b + at);
 }
 
 /* ------------------------------------------------------------------------------------------------ this token's inputs */
 
-/* Channel c of the convolution of words x at position t: waits for it. `keeps` puts it into the ring. */
-static __device__ inline float convolve(const struct decode_view &a, const struct few_memory &m,
-                                        const struct decode_layer &layer, int64_t layer_stream, int t, int c, bool keeps,
+/* Channel c of the convolution of words x at position t: waits for it. `keeps` puts it into the ring (RING,C). */
+static __device__ inline float convolve(const struct decode_layer &layer, float *ring, int C, int t, int c, bool keeps,
                                         const word *x, unsigned step)
 {
-    float *ring = m.ring + layer_stream * RING * a.C + c, past[CONV_WIDTH - 1], sum = layer.conv_b[c];
-    float4 w = load4(layer.conv_w + (int64_t)c * CONV_WIDTH);
+    float past[CONV_WIDTH - 1], sum = layer.conv_b[c];
+    float4 w = load4(layer.conv_w + c * CONV_WIDTH);
     const float tap[CONV_WIDTH] = {w.x, w.y, w.z, w.w};
+    ring += c;
 #pragma unroll
     for (int k = 0; k < CONV_WIDTH - 1; k++) {
         int before = t - (CONV_WIDTH - 1) + k;
-        past[k] = before >= 0 ? __ldcg(ring + (int64_t)(before % RING) * a.C) : 0.0f;
+        past[k] = before >= 0 ? __ldcg(ring + before % RING * C) : 0.0f;
     }
     float now = word_float(word_wait(x + c, step));
 #pragma unroll
     for (int k = 0; k < CONV_WIDTH - 1; k++) sum += tap[k] * past[k];
     sum += tap[CONV_WIDTH - 1] * now;
-    if (keeps) ring[(int64_t)(t % RING) * a.C] = now;
+    if (keeps) ring[t % RING * C] = now;
     return silu(sum);
 }
 
 /* Waits for what in_proj made of this token for the block's channels, and leaves in shared memory what follows from it. */
 template <typename X>
-static __device__ inline void mix_inputs(const struct decode_view &a, const struct few_memory &m, const struct few_shared *s,
-                                         int l, int t, unsigned step, const struct mixer_layout &at, float *work)
+static __device__ inline void mix_inputs(const struct few_job &job, const struct part_of_mixer &own,
+                                         const struct decode_layer &layer, int l, int t, unsigned step, float *work)
 {
-    int r = s->stream, channels = s->units * UNIT, e0 = s->unit * UNIT;
-    int64_t layer_stream = (int64_t)l * a.R + r;
-    bool keeps = (int)blockIdx.x == s->team[r].first; /* what all blocks of the team compute */
-    const word *zxbcdt = m.zxbcdt + (int64_t)r * a.W;
-    const struct decode_layer &layer = layers_of(s)[l];
-    for (int i = threadIdx.x; i < 2 * a.S + 2 * channels + s->units; i += THREADS) {
-        int c = i - 2 * a.S; /* of B and C when negative */
+    const struct decode_view &a = job.a;
+    const struct mixer_layout &at = job.at.mix;
+    int channels = own.units * UNIT, e0 = own.unit * UNIT;
+    float *ring = layer_of(job.m.ring, l, a.R * RING * a.C) + own.stream * RING * a.C;
+    const word *zxbcdt = job.m.zxbcdt + own.stream * a.W;
+    for (int i = threadIdx.x; i < 2 * a.S + 2 * channels + own.units; i += THREADS) {
+        int c = i - 2 * a.S; /* of B and C when negative; all blocks of the team compute those, and one keeps them */
         if (c < channels) {
-            float x = convolve(a, m, layer, layer_stream, t, c < 0 ? a.E + i : e0 + c, c >= 0 || keeps, zxbcdt + a.E, step);
+            bool keeps = c >= 0 || own.place == 0;
+            float x = convolve(layer, ring, a.C, t, c < 0 ? a.E + i : e0 + c, keeps, zxbcdt + a.E, step);
             if (c >= 0)
                 work[at.x + c] = x;
             else
                 queries<X>::put(work + at.query, a.S, i, x);
-            if (keeps && i < a.S) from_float(x, (X *)m.b + (layer_stream * history_tokens(a.T) + t) * a.S + i);
+            if (keeps && i < a.S) from_float(x, keys_of<X>(job, l, own.stream) + t * a.S + i);
         } else if (c < 2 * channels) {
             work[at.z + c - channels] = silu(word_float(word_wait(zxbcdt + e0 + c - channels, step)));
         } else {
-            int unit = c - 2 * channels, h = (s->unit + unit) / (HEADDIM / UNIT);
+            int unit = c - 2 * channels, h = (own.unit + unit) / (HEADDIM / UNIT);
             float bias = layer.dt_bias[h], rate = expf(layer.A_log[h]);
             float dt = word_float(word_wait(zxbcdt + a.W - a.H + h, step)) + bias;
             float delta = dt > 20.0f ? dt : log1pf(expf(dt));
@@ -327,31 +344,38 @@ template <typename X> static __device__ inline void keep_value(float value, X *h
     from_float(value, u);
 }
 
-/* Group `group` of UNITS units, by one warp: gate, and on the way to out_proj. part (WARPS, channels). */
-template <typename X>
-static __device__ inline void mix_finish(const struct decode_view &a, const struct few_memory &m, const struct few_shared *s,
-                                         int l, int t, unsigned step, int group, const struct mixer_layout &at, float *work,
-                                         float D, float weight)
+/* D and the norm's weight of this thread's channel of group `group`. */
+static __device__ inline float2 gate_constants(const struct part_of_mixer &own, const struct decode_layer &layer, int group)
 {
-    int lane = threadIdx.x % 32, r = s->stream, channels = s->units * UNIT, c = group * UNITS * UNIT + lane;
-    int e = s->unit * UNIT + c, warps = min((int)WARPS, t / ROWS + 1);
-    bool there = c < channels;
-    const struct team &team = s->team[r];
+    int c = group * UNITS * UNIT + (int)threadIdx.x % 32, e = own.unit * UNIT + c;
+    return c < own.units * UNIT ? make_float2(layer.D[e / HEADDIM], layer.mixer_norm[e]) : make_float2(0, 0);
+}
+
+/* Group `group` of UNITS units, by one warp: gate, and on the way to out_proj. */
+template <typename X>
+static __device__ inline void mix_finish(const struct few_job &job, const struct part_of_mixer &own, int l, int t,
+                                         unsigned step, int group, float2 constants, const float *work)
+{
+    const struct decode_view &a = job.a;
+    const struct mixer_layout &at = job.at.mix;
+    int lane = threadIdx.x % 32, c = group * UNITS * UNIT + lane, e = own.unit * UNIT + c;
+    int warps = min((int)WARPS, t / ROWS + 1);
+    bool there = c < own.units * UNIT;
     float gated = 0, u = 0;
     if (there) {
         float x = work[at.x + c];
         u = work[at.delta + c / UNIT] * x;
-        float sum = work[at.now] * u + D * x;
+        float sum = work[at.now] * u + constants.x * x;
 #pragma unroll 8
-        for (int w = 0; w < warps; w++) sum += work[at.part + w * channels + c];
+        for (int w = 0; w < warps; w++) sum += work[at.part + w * at.pitch + c];
         gated = sum * work[at.z + c];
     }
-    send_mixed(gated * weight, there, m.v + (int64_t)r * (a.E * (int)sizeof(X) / 4), e, step, X());
+    send_mixed(gated * constants.y, there, job.m.v + own.stream * (a.E * (int)sizeof(X) / 4), e, step, X());
     float squares = warp_sum(gated * gated);
     if (lane == 0)
-        word_store(m.squares + (int64_t)r * 2 * (a.E / UNIT) + ((int)blockIdx.x - team.first) * team.groups + group,
-                   __float_as_uint(squares), step);
-    if (there) keep_value(u, (X *)m.u + (((int64_t)l * a.R + r) * a.E + e) * history_tokens(a.T), t);
+        word_store(job.m.squares + own.stream * 2 * (a.E / UNIT) + own.place * own.groups + group, __float_as_uint(squares),
+                   step);
+    if (there) keep_value(u, values_of<X>(job, l, own.stream, e), t);
 }
 
 /*
@@ -359,41 +383,35 @@ static __device__ inline void mix_finish(const struct decode_view &a, const stru
  * (mixer_layout.total), 16-byte aligned. Begins and ends without a barrier, with two between.
  */
 template <typename X, typename Waited>
-static __device__ inline void mix(const struct decode_view &a, const struct few_memory &m, const struct few_shared *s, int l,
-                                  int t, unsigned step, float *work, Waited waited)
+static __device__ inline void mix(const struct few_job &job, const struct part_of_mixer &own, const struct decode_layer &layer,
+                                  int l, int t, unsigned step, float *work, Waited waited)
 {
-    const struct mixer_layout at = mixer_layout_of(s->units, a.S);
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, channels = s->units * UNIT, groups = s->team[s->stream].groups;
-    int layer_stream = l * a.R + s->stream, e = s->unit * UNIT + warp * UNITS * UNIT + lane, first = warp * ROWS;
-    const X *b = (const X *)m.b + (int64_t)layer_stream * history_tokens(a.T) * a.S;
-    float *weights = work + at.weights + warp * UNITS * ROWS, D = 0, weight = 0;
+    const struct mixer_layout &at = job.at.mix;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = warp * ROWS, S = job.a.S;
+    const X *b = keys_of<X>(job, l, own.stream);
+    float *weights = work + at.weights + warp * UNITS * ROWS;
     struct keys<X> keys;
     struct past<X> past;
     if (first <= t) {
-        keys.load(b + (int64_t)first * a.S, a.S);
-        past.load(a, m, layer_stream, s->unit, min(s->units, (int)UNITS), first, t);
+        keys.load(b + first * S, S);
+        past.load(job, l, own.stream, own.unit, min(own.units, (int)UNITS), first, t);
     }
-    if (warp * UNITS * UNIT + lane < channels) {
-        D = layers_of(s)[l].D[e / HEADDIM];
-        weight = layers_of(s)[l].mixer_norm[e];
-    }
-    mix_inputs<X>(a, m, s, l, t, step, at, work);
+    float2 constants = gate_constants(own, layer, warp);
+    mix_inputs<X>(job, own, layer, l, t, step, work);
     waited();
     __syncthreads();
     for (; first <= t; first += WARPS * ROWS) {
         float cb[2];
         bool more = first >= WARPS * ROWS;
-        if (more) keys.load(b + (int64_t)first * a.S, a.S);
-        keys.dot(work + at.query, b + (int64_t)first * a.S, a.S, t - first, cb);
-        if (lane % 4 == 0)
-            for (int i = 0; i < 2; i++)
-                if (lane / 4 + 8 * i == t - first) work[at.now] = cb[i];
-        for (int unit = 0; unit < s->units; unit += UNITS) {
-            int units = min(s->units - unit, (int)UNITS);
-            if (more || unit > 0) past.load(a, m, layer_stream, s->unit + unit, units, first, t);
+        if (more) keys.load(b + first * S, S);
+        keys.dot(work + at.query, b + first * S, S, t - first, cb);
+        if (t - first < ROWS && lane == (t - first) % 8 * 4) work[at.now] = t - first < 8 ? cb[0] : cb[1];
+        for (int unit = 0; unit < own.units; unit += UNITS) {
+            int units = min(own.units - unit, (int)UNITS);
+            if (more || unit > 0) past.load(job, l, own.stream, own.unit + unit, units, first, t);
             past.weigh(units, t - first, work + at.fade + unit, cb, weights);
             __syncwarp();
-            float *part = work + at.part + warp * channels + unit * UNIT;
+            float *part = work + at.part + warp * at.pitch + unit * UNIT;
             if (first < t) {
                 past.u.sum(weights, units, more, part);
             } else if (!more) {
@@ -403,11 +421,9 @@ static __device__ inline void mix(const struct decode_view &a, const struct few_
         }
     }
     __syncthreads();
-    if (warp < groups) mix_finish<X>(a, m, s, l, t, step, warp, at, work, D, weight);
-    for (int group = warp + WARPS; group < groups; group += WARPS) {
-        int c = group * UNITS * UNIT + lane;
-        e = s->unit * UNIT + min(c, channels - 1);
-        mix_finish<X>(a, m, s, l, t, step, group, at, work, layers_of(s)[l].D[e / HEADDIM], layers_of(s)[l].mixer_norm[e]);
+    for (int group = warp; group < own.groups; group += WARPS) {
+        if (group != warp) constants = gate_constants(own, layer, group);
+        mix_finish<X>(job, own, l, t, step, group, constants, work);
     }
 }
 

@@ -246,14 +246,14 @@ struct part_sums {
 /*
  * This block's rows of a product, with the tiles as they come out of the rings, in passes of as many groups as fit in `part`:
  * finish(first, rows, sums) does what there is to do with the sums of rows first .. first+rows of the share. The input must
- * be there, for all threads. Stages are filled again only after `finish`, off the way of what others wait for, as long as
- * half of the ring stays full. Ends without a barrier: `part` and the input are free after the next one.
+ * be there, for all threads. Stages are filled again only after `finish`, off the way of what others wait for, unless too many
+ * would be free. Ends without a barrier: `part` and the input are free after the next one.
  */
 template <typename X, int DEPTH, typename Finish>
 static __device__ inline void product(const struct decode_view &a, const struct few_shared *s, struct ring *g,
                                       enum product_kind kind, unsigned input, int stride, float *part, Finish finish)
 {
-    enum { HELD = DEPTH / 2 }; /* stages that may stay free for a while */
+    enum { HELD = DEPTH > 2 ? 2 : 1 }; /* stages that may stay free for a while */
     const struct share &p = s->share[kind];
     int warp = threadIdx.x / 32, R = a.R, free = 0, K = p.row_bytes / (int)sizeof(X);
     short2 begin = s->begin[kind][warp];

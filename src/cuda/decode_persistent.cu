@@ -13,149 +13,19 @@
 #include "cuda/decode_few_product.cuh"
 #include "cuda/decode_meter.cuh"
 
-struct few_job {
-    struct decode_view a;
-    struct few_memory m;
-    struct few_layout at;
-    int from, to;
-    unsigned long long *meter; /* (blocks, METER_KINDS) cycles, or NULL */
-};
-
 /* --------------------------------------------------------------------------------------------------------- norm */
 
-enum { PAIRS = 4, NORM_BATCH = PAIRS * THREADS }; /* pairs of values of the residual that a thread takes at once */
-
-/* Pair i of this thread in the batch from pair `base` on: `column` of stream r. */
-struct norm_place {
-    int at, r, column;
-    bool there;
-};
-
-static __device__ inline struct norm_place norm_place_of(const struct decode_view &a, const struct few_shared *s, int base,
-                                                         int i)
-{
-    struct norm_place p;
-    p.at = base + i * THREADS + (int)threadIdx.x;
-    p.r = s->chunk_stream[p.at / 32];
-    p.column = 2 * p.at - p.r * residual_pitch(a.d);
-    p.there = p.r < a.R && p.column < a.d;
-    return p;
-}
+enum { PAIRS = 2 }; /* of values, or of words, that a thread takes at once */
 
 static __device__ inline float2 load2(const float *p)
 {
     return __ldcg((const float2 *)p);
 }
 
-/* What a norm multiplies with and adds; those of the layer before gate its output. */
-struct norm_constants {
-    float2 gate[PAIRS], weight[PAIRS], shift[PAIRS], gain[PAIRS];
-
-    __device__ inline void load(const struct decode_view &a, const struct few_shared *s, int l, int base)
-    {
-        const float *of = l == a.layers ? a.norm_final : layers_of(s)[l].norm;
-        const float *modulation = a.classes.modulation;
-#pragma unroll
-        for (int i = 0; i < PAIRS; i++) {
-            struct norm_place p = norm_place_of(a, s, base, i);
-            if (!p.there) continue;
-            int64_t row = s->row[p.r], layer_row = l * a.classes.rows + row;
-            const float *add =
-                l == a.layers ? a.classes.final_modulation + row * 2 * a.d : modulation + layer_row * 3 * a.d;
-            if (l > 0) gate[i] = load2(modulation + ((layer_row - a.classes.rows) * 3 + 2) * a.d + p.column);
-            weight[i] = load2(of + p.column);
-            shift[i] = load2(add + p.column);
-            gain[i] = load2(add + a.d + p.column);
-        }
-    }
-};
-
-static __device__ inline float2 embedding_pair(const float *p)
-{
-    return load2(p);
-}
-
-static __device__ inline float2 embedding_pair(const bf16 *p)
+static __device__ inline float2 load2(const bf16 *p)
 {
     unsigned both = __ldcg((const unsigned *)p);
     return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
-}
-
-/* What enters the network at position t: the class's embedding, then the last token with its position. */
-template <typename X>
-static __device__ inline float2 embed(const struct decode_view &a, const struct few_shared *s, int t,
-                                      const struct norm_place &p)
-{
-    if (t == 0) return load2(a.classes.embedding + (int64_t)s->row[p.r] * a.d + p.column);
-    float2 place = load2(a.positions + (int64_t)(t - 1 + a.pos_offset) * a.d + p.column);
-    float2 w = embedding_pair((const X *)a.words + (int64_t)s->token[p.r] * a.d + p.column);
-    return make_float2(w.x + place.x, w.y + place.y);
-}
-
-/* Waits for this thread's pairs of h. */
-static __device__ inline void gather(const struct decode_view &a, const struct few_memory &m, const struct few_shared *s,
-                                     int base, unsigned step, float2 (&h)[PAIRS])
-{
-    bool missing;
-    do {
-        ulonglong2 w[PAIRS];
-        missing = false;
-#pragma unroll
-        for (int i = 0; i < PAIRS; i++) {
-            struct norm_place p = norm_place_of(a, s, base, i);
-            if (p.there) w[i] = words_read(m.h + 2 * p.at);
-        }
-#pragma unroll
-        for (int i = 0; i < PAIRS; i++) {
-            if (!norm_place_of(a, s, base, i).there) continue;
-            missing |= !word_is_of(w[i].x, step) || !word_is_of(w[i].y, step);
-            h[i] = make_float2(word_float(w[i].x), word_float(w[i].y));
-        }
-    } while (missing);
-}
-
-static __device__ inline int red_pitch(int d)
-{
-    return (residual_pitch(d) / 64 + 3) / 4 * 4;
-}
-
-/* Σ over the warp's lanes, of the chunk that pair p is in. */
-static __device__ inline void chunk_sum(const struct decode_view &a, float4 *red, const struct norm_place &p, float squares)
-{
-    squares = warp_sum(squares);
-    if (p.r < a.R && threadIdx.x % 32 == 0)
-        ((float *)red)[p.r * red_pitch(a.d) + p.at / 32 - p.r * (residual_pitch(a.d) / 64)] = squares;
-}
-
-/* 1 / rms of row r from the sums of its chunks. */
-static __device__ inline float row_scale(const struct decode_view &a, const float4 *red, int r)
-{
-    int pitch = red_pitch(a.d) / 4;
-    float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 4
-    for (int i = 0; i < pitch; i++) {
-        float4 x = red[r * pitch + i];
-        sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
-    }
-    return 1.0f / sqrtf(((sum.x + sum.y) + (sum.z + sum.w)) / (float)a.d + 1e-5f);
-}
-
-/* The first of the head's two norms, in place. */
-static __device__ inline void first_norm(const struct decode_view &a, struct few_shared *s, int base, float2 *residual)
-{
-#pragma unroll
-    for (int i = 0; i < PAIRS; i++) {
-        struct norm_place p = norm_place_of(a, s, base, i);
-        float squares = 0;
-        if (p.there) {
-            float2 w = load2(a.norm_f + p.column), x = residual[p.at];
-            float scale = row_scale(a, s->red[0], p.r);
-            x = make_float2(x.x * scale * w.x, x.y * scale * w.y);
-            residual[p.at] = x;
-            squares = x.x * x.x + x.y * x.y;
-        }
-        chunk_sum(a, s->red[1], p, squares);
-    }
 }
 
 static __device__ inline void store2(float *to, float2 v)
@@ -169,56 +39,124 @@ static __device__ inline void store2(bf16 *to, float2 v)
 }
 
 /*
- * The input (R, stride bytes) of X of layer l, of the head when l = layers. residual: pairs, of which every thread owns those
- * of its places, from one layer to the next. Ends without a barrier.
+ * What each pair of values of each stream's norms needs, 32 bytes together: the gate of the layer before, the factor and the
+ * summand of this one, the weight of norm_f. The head has two norms,
+ *
+ *     s = RMS(r) ⊙ w_f,  m = RMS(s) ⊙ w ⊙ (1 + scale) + shift,
+ *
+ * and w_f is part of its factor. A block for each layer and stream.
+ */
+static __global__ void norm_kernel(const __grid_constant__ struct decode_view a, float4 *norms)
+{
+    int l = blockIdx.x / a.R, r = blockIdx.x % a.R;
+    int64_t row = a.row[r], layer_row = l * a.classes.rows + row;
+    bool head = l == a.layers;
+    const float *modulation = a.classes.modulation, *weight = head ? a.norm_final : a.layer[l].norm;
+    const float *shift = head ? a.classes.final_modulation + row * 2 * a.d : modulation + layer_row * 3 * a.d;
+    const float *gates = modulation + ((layer_row - a.classes.rows) * 3 + 2) * a.d;
+    for (int i = 2 * threadIdx.x; i < a.d; i += 2 * blockDim.x) {
+        float2 gate = l > 0 ? load2(gates + i) : make_float2(0, 0), w = load2(weight + i), add = load2(shift + i);
+        float2 gain = load2(shift + a.d + i), first = head ? load2(a.norm_f + i) : make_float2(1, 1);
+        float4 *to = norms + (int64_t)blockIdx.x * a.d + i;
+        to[0] = make_float4(gate.x, gate.y, first.x * w.x * (1.0f + gain.x), first.y * w.y * (1.0f + gain.y));
+        to[1] = make_float4(add.x, add.y, first.x, first.y);
+    }
+}
+
+/* What enters the network at position t: the class's embedding, then the last token with its position. */
+template <typename X>
+static __device__ inline float2 embed(const struct decode_view &a, const struct few_shared *s, int t, int r, int i)
+{
+    if (t == 0) return load2(a.classes.embedding + (int64_t)s->row[r] * a.d + i);
+    float2 place = load2(a.positions + (int64_t)(t - 1 + a.pos_offset) * a.d + i);
+    float2 w = load2((const X *)a.words + (int64_t)s->token[r] * a.d + i);
+    return make_float2(w.x + place.x, w.y + place.y);
+}
+
+/* Waits for words from + 2i, from + 2i + 1 for i = first, first + hop, ... below count, at most PAIRS of them. */
+static __device__ inline void gather(const word *from, int first, int hop, int count, unsigned step, ulonglong2 (&w)[PAIRS])
+{
+    bool missing;
+    do {
+        missing = false;
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++)
+            if (first + i * hop < count) w[i] = words_read(from + 2 * (first + i * hop));
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++)
+            if (first + i * hop < count) missing |= !word_is_of(w[i].x, step) || !word_is_of(w[i].y, step);
+    } while (missing);
+}
+
+/* The gates and factors, and the summands, of pairs first, first + hop, ... below count. */
+static __device__ inline void load_norms(const float4 *norms, int first, int hop, int count, float4 (&factor)[PAIRS],
+                                         float2 (&shift)[PAIRS])
+{
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) {
+        int at = first + i * hop;
+        if (at >= count) break;
+        factor[i] = __ldcg(norms + 2 * at);
+        shift[i] = load2((const float *)(norms + 2 * at + 1));
+    }
+}
+
+/*
+ * The input (R, stride bytes) of X of layer l, of the head when l = layers; h is of step `step`. residual (R, d/2): a thread
+ * owns those of its seat from one layer to the next. Has a barrier, ends without one.
  */
 template <typename X, typename Waited>
 static __device__ inline void norm(const struct decode_view &a, const struct few_memory &m, struct few_shared *s, int l, int t,
                                    unsigned step, float2 *residual, char *input, int stride, Waited waited)
 {
-    int pairs = a.R * residual_pitch(a.d) / 2;
-    struct norm_constants c;
-    for (int base = 0; base < pairs; base += NORM_BATCH) {
-        float2 h[PAIRS];
-        c.load(a, s, l, base);
-        if (l > 0) gather(a, m, s, base, step - 1, h);
+    const struct seat n = seat_of(a.R);
+    int half = n.r < a.R ? a.d / 2 : 0; /* pairs of this thread's stream */
+    const float4 *norms = m.norms + ((int64_t)l * a.R + n.r) * a.d;
+    const word *h = m.h + n.r * a.d;
+    float4 factor[PAIRS]; /* and gate */
+    float2 shift[PAIRS], squares = make_float2(0, 0);
+    residual += n.r * half;
+    if (l == 0)
+        for (int at = n.me; at < half; at += n.lanes) residual[at] = embed<X>(a, s, t, n.r, 2 * at);
+    for (int first = n.me; first < half; first += PAIRS * n.lanes) {
+        ulonglong2 w[PAIRS];
+        load_norms(norms, first, n.lanes, half, factor, shift);
+        if (l > 0) gather(h, first, n.lanes, half, step, w);
 #pragma unroll
         for (int i = 0; i < PAIRS; i++) {
-            struct norm_place p = norm_place_of(a, s, base, i);
-            float squares = 0;
-            if (p.there) {
-                float2 x;
-                if (l == 0) {
-                    x = embed<X>(a, s, t, p);
-                } else {
-                    x = residual[p.at];
-                    x = make_float2(x.x + c.gate[i].x * h[i].x, x.y + c.gate[i].y * h[i].y);
-                }
-                residual[p.at] = x;
-                squares = x.x * x.x + x.y * x.y;
-            }
-            chunk_sum(a, s->red[0], p, squares);
+            int at = first + i * n.lanes;
+            if (at >= half) break;
+            float2 x = residual[at];
+            if (l > 0) residual[at] = x = make_float2(x.x + factor[i].x * word_float(w[i].x), x.y + factor[i].y * word_float(w[i].y));
+            squares.x += x.x * x.x + x.y * x.y;
+            if (l < a.layers) continue;
+            float2 f = load2((const float *)(norms + 2 * at + 1) + 2);
+            squares.y += x.x * x.x * (f.x * f.x) + x.y * x.y * (f.y * f.y);
         }
     }
     waited();
+    squares = make_float2(warp_sum(squares.x), l == a.layers ? warp_sum(squares.y) : 0);
+    if (threadIdx.x % 32 == 0) s->red[threadIdx.x / 32] = squares;
     __syncthreads();
-    const float4 *red = s->red[0];
-    if (l == a.layers) {
-        for (int base = 0; base < pairs; base += NORM_BATCH) first_norm(a, s, base, residual);
-        red = s->red[1];
-        __syncthreads();
+    if (half == 0) return;
+    float2 total = make_float2(0, 0);
+    int warps = n.lanes / 32;
+#pragma unroll 4
+    for (int w = 0; w < warps; w++) {
+        float2 sum = s->red[n.r * warps + w];
+        total = make_float2(total.x + sum.x, total.y + sum.y);
     }
-    for (int base = 0; base < pairs; base += NORM_BATCH) {
-        if (pairs > NORM_BATCH) c.load(a, s, l, base);
+    float by = 1.0f / (float)a.d, scale = rsqrtf(total.x * by + 1e-5f);
+    if (l == a.layers) scale *= rsqrtf(total.y * by * scale * scale + 1e-5f);
+    X *to = (X *)(input + n.r * stride);
+    for (int first = n.me; first < half; first += PAIRS * n.lanes) {
+        if (half > PAIRS * n.lanes) load_norms(norms, first, n.lanes, half, factor, shift); /* they are others' by now */
 #pragma unroll
         for (int i = 0; i < PAIRS; i++) {
-            struct norm_place p = norm_place_of(a, s, base, i);
-            if (!p.there) continue;
-            float scale = row_scale(a, red, p.r);
-            float2 x = residual[p.at], y;
-            y.x = x.x * scale * c.weight[i].x * (1.0f + c.gain[i].x) + c.shift[i].x;
-            y.y = x.y * scale * c.weight[i].y * (1.0f + c.gain[i].y) + c.shift[i].y;
-            store2((X *)(input + p.r * stride) + p.column, y);
+            int at = first + i * n.lanes;
+            if (at >= half) break;
+            float2 x = residual[at];
+            store2(to + 2 * at, make_float2(x.x * scale * factor[i].z + shift[i].x, x.y * scale * factor[i].w + shift[i].y));
         }
     }
 }
@@ -230,28 +168,17 @@ template <typename X>
 static __device__ inline void fetch_mixed(const struct decode_view &a, const struct few_memory &m, unsigned step, char *input,
                                           int stride)
 {
-    int row = a.E * (int)sizeof(X) / 8, pairs = a.R * row;
-    for (int base = threadIdx.x; base < pairs; base += NORM_BATCH) {
+    const struct seat n = seat_of(a.R);
+    int row = a.E * (int)sizeof(X) / 8;
+    if (n.r >= a.R) return;
+    const word *v = m.v + n.r * 2 * row;
+    for (int first = n.me; first < row; first += PAIRS * n.lanes) {
         ulonglong2 w[PAIRS];
-        char *to[PAIRS];
-        bool missing;
-#pragma unroll
-        for (int i = 0; i < PAIRS; i++) {
-            int at = base + i * THREADS, r = at / row;
-            to[i] = input + r * stride + (at - r * row) * 8;
-        }
-        do {
-            missing = false;
-#pragma unroll
-            for (int i = 0; i < PAIRS; i++)
-                if (base + i * THREADS < pairs) w[i] = words_read(m.v + 2 * (base + i * THREADS));
-#pragma unroll
-            for (int i = 0; i < PAIRS; i++)
-                if (base + i * THREADS < pairs) missing |= !word_is_of(w[i].x, step) || !word_is_of(w[i].y, step);
-        } while (missing);
+        gather(v, first, n.lanes, row, step, w);
 #pragma unroll
         for (int i = 0; i < PAIRS; i++)
-            if (base + i * THREADS < pairs) *(uint2 *)to[i] = make_uint2((unsigned)w[i].x, (unsigned)w[i].y);
+            if (first + i * n.lanes < row)
+                *(uint2 *)(input + n.r * stride + (first + i * n.lanes) * 8) = make_uint2((unsigned)w[i].x, (unsigned)w[i].y);
     }
 }
 
@@ -265,7 +192,7 @@ static __device__ inline void fetch_factor(const struct decode_view &a, const st
     float sum = 0;
     for (int i = lane; i < s->team[r].blocks * s->team[r].groups; i += 32) sum += word_float(word_wait(squares + i, step));
     sum = warp_sum(sum);
-    if (lane == 0) s->factor[r] = 1.0f / sqrtf(sum / (float)a.E + 1e-5f);
+    if (lane == 0) s->factor[r] = rsqrtf(sum / (float)a.E + 1e-5f);
 }
 
 /* Guided logits (pictures, V) of the rows that this block has of all streams. */
@@ -283,7 +210,7 @@ static __device__ inline void guide(const struct decode_view &a, int n0, int row
 }
 
 /* Draws the tokens of pictures blockIdx, blockIdx + gridDim, ... when all blocks' logits are there, and tells them. */
-static __device__ inline void draw(const struct few_job &job, int t, char *shared)
+static __device__ __noinline__ void draw(const struct few_job &job, int t, char *shared)
 {
     const struct decode_view &a = job.a;
     if ((int)blockIdx.x >= a.pictures) return;
@@ -322,30 +249,20 @@ static __device__ inline void last_tokens(const struct few_job &job, struct few_
 static __device__ inline void shared_start(const struct few_job &job, int size, struct few_shared *s)
 {
     const struct decode_view &a = job.a;
-    int thread = threadIdx.x, chunks = residual_pitch(a.d) / 64;
+    int thread = threadIdx.x;
     shares_start(a, size, s);
     for (int i = thread; i < a.layers; i += THREADS) ((struct decode_layer *)(s + 1))[i] = a.layer[i];
-    for (int i = thread; i < MOST_CHUNKS; i += THREADS) s->chunk_stream[i] = (unsigned char)min(i / chunks, a.R);
-    for (int i = thread; i < 2 * MOST_CHUNKS; i += THREADS) ((float *)s->red)[i] = 0;
     if (thread < a.R) {
         s->team[thread] = team_of(a.E, a.R, gridDim.x, thread);
         s->row[thread] = a.row[thread];
-    }
-    if (thread == 0) {
-        int r = (int)blockIdx.x * a.R / (int)gridDim.x, units = a.E / UNIT;
-        struct team team = team_of(a.E, a.R, gridDim.x, r);
-        int place = (int)blockIdx.x - team.first;
-        s->stream = r;
-        s->unit = place < team.blocks ? units * place / team.blocks : 0;
-        s->units = place < team.blocks ? units * (place + 1) / team.blocks - s->unit : 0;
     }
     __syncthreads();
 }
 
 /* One layer. step: the number of its words. */
 template <typename X, int DEPTH, typename Meter>
-static __device__ inline void run_layer(const struct few_job &job, struct few_shared *s, struct ring *ring, char *shared,
-                                        int l, int t, Meter &meter)
+static __device__ inline void run_layer(const struct few_job &job, const struct part_of_mixer &own, struct few_shared *s,
+                                        struct ring *ring, char *shared, int l, int t, Meter &meter)
 {
     const struct decode_view &a = job.a;
     const struct few_memory &m = job.m;
@@ -353,8 +270,8 @@ static __device__ inline void run_layer(const struct few_job &job, struct few_sh
     char *input = shared + job.at.input;
     float *part = (float *)(shared + job.at.part);
     int in_stride = input_stride(a.d, sizeof(X)), out_stride = input_stride(a.E, sizeof(X));
-    mix_ahead<X>(a, m, s, l, t);
-    norm<X>(a, m, s, l, t, step, (float2 *)(shared + job.at.residual), input, in_stride, [&] { meter.mark(WAIT_H); });
+    mix_ahead<X>(job, own, l, t);
+    norm<X>(a, m, s, l, t, step - 1, (float2 *)(shared + job.at.residual), input, in_stride, [&] { meter.mark(WAIT_H); });
     __syncthreads();
     meter.mark(NORM);
     product<X, DEPTH>(a, s, ring, IN, shared_address(input), in_stride, part, [&](int first, int rows, struct part_sums sums) {
@@ -364,7 +281,8 @@ static __device__ inline void run_layer(const struct few_job &job, struct few_sh
         });
     });
     meter.mark(IN_PROJ);
-    if (s->units > 0) mix<X>(a, m, s, l, t, step, (float *)(shared + job.at.mixer), [&] { meter.mark(WAIT_ZXBCDT); });
+    if (own.units > 0)
+        mix<X>(job, own, layers_of(s)[l], l, t, step, (float *)(shared + job.at.mixer), [&] { meter.mark(WAIT_ZXBCDT); });
     meter.mark(MIX);
     fetch_mixed<X>(a, m, step, input, out_stride);
     meter.mark(WAIT_V);
@@ -373,7 +291,7 @@ static __device__ inline void run_layer(const struct few_job &job, struct few_sh
     product<X, DEPTH>(a, s, ring, OUT, shared_address(input), out_stride, part, [&](int first, int rows, struct part_sums sums) {
         word *to = m.h + s->share[OUT].n0 + first;
         each_sum(a.R, rows, sums, [&](int r, int row, float sum) {
-            word_store(to + r * residual_pitch(a.d) + row, __float_as_uint(sum * s->factor[r]), step);
+            word_store(to + r * a.d + row, __float_as_uint(sum * s->factor[r]), step);
         });
     });
     meter.mark(OUT_PROJ);
@@ -387,6 +305,7 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent_kernel(const __g
     struct few_shared *s = (struct few_shared *)(shared + job.at.fixed);
     char *input = shared + job.at.input;
     int stride = input_stride(a.d, sizeof(X));
+    const struct part_of_mixer own = part_of_mixer_of(a);
     struct ring ring;
     Meter meter;
     shared_start(job, sizeof(X), s);
@@ -395,8 +314,8 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent_kernel(const __g
     for (int t = job.from; t < job.to; t++) {
         last_tokens(job, s, t);
         meter.mark(WAIT_TOKEN);
-        for (int l = 0; l < a.layers; l++) run_layer<X, DEPTH>(job, s, &ring, shared, l, t, meter);
-        norm<X>(a, job.m, s, a.layers, t, (unsigned)((t + 1) * a.layers + 1), (float2 *)(shared + job.at.residual), input,
+        for (int l = 0; l < a.layers; l++) run_layer<X, DEPTH>(job, own, s, &ring, shared, l, t, meter);
+        norm<X>(a, job.m, s, a.layers, t, (unsigned)((t + 1) * a.layers), (float2 *)(shared + job.at.residual), input,
                 stride, [&] { meter.mark(WAIT_H); });
         __syncthreads();
         product<X, DEPTH>(a, s, &ring, HEAD, shared_address(input), stride, (float *)(shared + job.at.part),
@@ -424,12 +343,13 @@ static struct few_layout layout_of(const struct decode_view *a, int size, int bl
     at.fixed = WARPS * depth * TILE_BYTES;
     at.input = at.fixed + whole((int64_t)sizeof(struct few_shared) + a->layers * (int64_t)sizeof(struct decode_layer));
     at.residual = at.input + whole((int64_t)a->R * input_stride(a->E, size));
-    at.part = at.residual + a->R * residual_pitch(a->d) * (int)sizeof(float);
+    at.part = at.residual + a->R * a->d * (int)sizeof(float);
     at.mixer = at.part + PART_BYTES;
     at.sampler = at.input;
     at.logits = logits ? at.sampler + whole(sizeof(struct sample_shared)) : 0;
     int sampled = logits ? at.logits + a->V * (int)sizeof(float) : at.sampler + (int)sizeof(struct sample_shared);
-    at.total = std::max(at.mixer + mixer_layout_of(units, a->S).total * (int)sizeof(float), sampled);
+    at.mix = mixer_layout_of(units, a->S);
+    at.total = std::max(at.mixer + at.mix.total * (int)sizeof(float), sampled);
     return at;
 }
 
@@ -439,7 +359,7 @@ static int depth_that_fits(const struct cuda *c, const struct decode_view *a, in
     for (int depth = DEEP; depth >= SHALLOW; depth -= DEEP - SHALLOW)
         for (int logits = 1; logits >= 0; logits--) {
             *at = layout_of(a, size, c->multiprocessors, depth, logits != 0);
-            if ((size_t)at->total <= c->shared_limit) return depth;
+            if ((size_t)at->total + METER_KINDS * sizeof(unsigned) <= c->shared_limit) return depth;
         }
     return 0;
 }
@@ -448,9 +368,9 @@ static int depth_that_fits(const struct cuda *c, const struct decode_view *a, in
  * operands fit the tensor cores. */
 static bool suits(const struct cuda *c, const struct decode_view *a, int size)
 {
-    int chunks = a->R * ((residual_pitch(a->d) / 64 + 3) / 4 * 4), widest = size == 2 ? (int)keys<bf16>::WIDEST : (int)keys<float>::WIDEST;
-    return a->R <= MOST_STREAMS && a->R <= c->multiprocessors && a->W >= c->multiprocessors && chunks <= MOST_CHUNKS &&
-           a->S <= widest && a->S * size % 16 == 0;
+    int widest = size == 2 ? (int)keys<bf16>::WIDEST : (int)keys<float>::WIDEST;
+    return a->R <= MOST_STREAMS && a->R <= c->multiprocessors && a->W >= c->multiprocessors && a->S <= widest &&
+           a->S * size % 16 == 0;
 }
 
 bool decode_persistent_fits(const struct cuda *c, const struct decode_view *a, bool is_bf16)
@@ -462,7 +382,8 @@ bool decode_persistent_fits(const struct cuda *c, const struct decode_view *a, b
 
 int64_t decode_persistent_bytes(const struct decode_view *a, bool is_bf16, int64_t streams)
 {
-    return few_memory_of(a, streams < MOST_STREAMS ? streams : MOST_STREAMS, is_bf16 ? 2 : 4, NULL).bytes;
+    int64_t most = MOST_STREAMS;
+    return few_memory_of(a, std::min(streams, most), is_bf16 ? 2 : 4, NULL).bytes;
 }
 
 template <typename X> static const void *kernel_of(int depth, bool metered)
@@ -483,6 +404,7 @@ aim_status decode_persistent_run(struct backend *be, const struct decode_view *a
     const void *kernel = is_bf16 ? kernel_of<bf16>(depth, c->meter != NULL) : kernel_of<float>(depth, c->meter != NULL);
     void *arguments[] = {&job};
     CUDA_TRY(be, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, job.at.total));
+    if (from == 0) norm_kernel<<<(unsigned)((a->layers + 1) * a->R), THREADS, 0, c->stream>>>(*a, job.m.norms);
     CUDA_TRY(be, cudaMemsetAsync(a->few, 0, (size_t)job.m.words, c->stream));
     CUDA_TRY(be, cudaLaunchCooperativeKernel(kernel, dim3((unsigned)c->multiprocessors), dim3(THREADS), arguments,
                                              (size_t)job.at.total, c->stream));
