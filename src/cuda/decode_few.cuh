@@ -157,6 +157,32 @@ static __host__ __device__ inline int input_stride(int K, int size)
     return K * size | 64;
 }
 
+/* Where word i of a row of the products' input lies: the tensor cores want the middle two of every four bf16 pairs changed
+ * (decode_few_product.cuh). */
+static __device__ inline int input_word(int i, bf16)
+{
+    return (i & ~3) | (i & 1) << 1 | (i >> 1 & 1);
+}
+
+static __device__ inline int input_word(int i, float)
+{
+    return i;
+}
+
+/* Σ of `count` values `pitch` floats apart in shared memory, loaded 8 at a time. */
+static __device__ inline float sum_apart(const float *from, int pitch, int count)
+{
+    enum { WIDE = 8 };
+    float sum = 0;
+    for (int first = 0; first < count; first += WIDE) {
+        float v[WIDE];
+#pragma unroll
+        for (int i = 0; i < WIDE; i++) v[i] = first + i < count ? from[(first + i) * pitch] : 0.0f;
+        sum += ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+    }
+    return sum;
+}
+
 /* ------------------------------------------------------------------------------------------------------- the kernel */
 
 struct few_job {

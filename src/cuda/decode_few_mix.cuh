@@ -365,9 +365,7 @@ static __device__ inline void mix_finish(const struct few_job &job, const struct
     if (there) {
         float x = work[at.x + c];
         u = work[at.delta + c / UNIT] * x;
-        float sum = work[at.now] * u + constants.x * x;
-#pragma unroll 8
-        for (int w = 0; w < warps; w++) sum += work[at.part + w * at.pitch + c];
+        float sum = work[at.now] * u + constants.x * x + sum_apart(work + at.part + c, at.pitch, warps);
         gated = sum * work[at.z + c];
     }
     send_mixed(gated * constants.y, there, job.m.v + own.stream * (a.E * (int)sizeof(X) / 4), e, step, X());

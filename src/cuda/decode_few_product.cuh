@@ -107,7 +107,7 @@ static __device__ inline void ring_read(const struct decode_view &a, const struc
         ring_enter(a, s, g);
     }
     if (g->tokens > 0) {
-        const struct share &p = s->share[g->kind];
+        const struct share p = s->share[g->kind];
         int lane = threadIdx.x % 32, unit = lane % TILE_UNITS, column = (g->at.step * TILE_UNITS + unit) * 16;
         int row = lane / TILE_UNITS, from_row = g->at.group * TILE_ROWS + row;
         /* Odd rows swap the halves of 128 bytes: the tensor cores' operands then come from different banks. Rows are taken
@@ -152,10 +152,12 @@ template <typename X> struct tile_sums;
 /*
  * Lane (g, q) = (lane / 4, lane mod 4) holds 8 consecutive columns of row g of the tile, and of stream g: the tensor cores'
  * inner index is a permutation of the columns, the same one for both operands, so that operands are read 16 bytes at a time.
- * Four chains of sums, because a product waits for the one before.
+ * The input lies so (input_word) that its 16 bytes are an operand as they come: rows 0 to 7 are the streams with the first and
+ * third of every four pairs of columns, rows 8 to 15 with the others. Of a product with the weights of one kind of columns,
+ * half the rows count.
  */
 template <> struct tile_sums<bf16> {
-    float c[4][4];
+    float c[4][4]; /* chains, because a product waits for the one before: even ones for the rows 0 to 7 */
 
     __device__ inline void clear()
     {
@@ -165,22 +167,26 @@ template <> struct tile_sums<bf16> {
 
     __device__ inline void add(unsigned tile, unsigned input, int stride, int R, int k, int K)
     {
+        enum { STEPS = TILE_UNITS / 4 };
         int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
         unsigned w_at = tile + g * TILE_UNITS * 16, x_at = input + min(g, R - 1) * stride + (k + 8 * q) * 2;
+        uint4 w[STEPS], x[STEPS];
 #pragma unroll
-        for (int j = 0; j < TILE_UNITS / 4; j++) {
-            if (k + 32 * j >= K) break;
-            uint4 w = shared_load(w_at + (((4 * j + q) ^ (g & 1) << 2)) * 16);
-            uint4 x = shared_load(x_at + 32 * j * 2); /* rows past R go nowhere */
-            multiply_rows(c[2 * (j % 2)], x.x, x.y, w.x, w.y);
-            multiply_rows(c[2 * (j % 2) + 1], x.z, x.w, w.z, w.w);
+        for (int j = 0; j < STEPS; j++) {
+            w[j] = shared_load(w_at + (((4 * j + q) ^ (g & 1) << 2)) * 16);
+            x[j] = shared_load(x_at + (k + 32 * j < K ? 64 * j : 0)); /* past the end any will do: the weights are zero */
+        }
+#pragma unroll
+        for (int j = 0; j < STEPS; j++) {
+            multiply_full(c[j % 2 * 2], x[j].x, x[j].y, x[j].z, x[j].w, w[j].x, w[j].y);
+            multiply_full(c[j % 2 * 2 + 1], x[j].x, x[j].y, x[j].z, x[j].w, w[j].z, w[j].w);
         }
     }
 
     __device__ inline void put(float *part, int R)
     {
         int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-        float2 sum = make_float2(c[0][0] + c[1][0] + (c[2][0] + c[3][0]), c[0][1] + c[1][1] + (c[2][1] + c[3][1]));
+        float2 sum = make_float2(c[0][0] + c[2][0] + (c[1][2] + c[3][2]), c[0][1] + c[2][1] + (c[1][3] + c[3][3]));
         if (g < R) *(float2 *)(part + g * TILE_ROWS + 2 * q) = sum;
     }
 };
@@ -236,10 +242,7 @@ struct part_sums {
     __device__ inline float of(int r, int row) const
     {
         const float *from = part + row / TILE_ROWS * pitch + r * TILE_ROWS + row % TILE_ROWS;
-        float sum = 0;
-#pragma unroll 8
-        for (int j = 0; j < slots; j++) sum += from[j * R * TILE_ROWS];
-        return sum;
+        return sum_apart(from, R * TILE_ROWS, slots);
     }
 };
 
@@ -254,7 +257,7 @@ static __device__ inline void product(const struct decode_view &a, const struct 
                                       enum product_kind kind, unsigned input, int stride, float *part, Finish finish)
 {
     enum { HELD = DEPTH > 2 ? 2 : 1 }; /* stages that may stay free for a while */
-    const struct share &p = s->share[kind];
+    const struct share p = s->share[kind];
     int warp = threadIdx.x / 32, R = a.R, free = 0, K = p.row_bytes / (int)sizeof(X);
     short2 begin = s->begin[kind][warp];
     struct walk at = {begin.x, begin.y};

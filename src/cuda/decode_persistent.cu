@@ -28,14 +28,15 @@ static __device__ inline float2 load2(const bf16 *p)
     return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
 }
 
-static __device__ inline void store2(float *to, float2 v)
+/* Values 2i and 2i + 1 of a row of in_proj's input. */
+static __device__ inline void put_pair(float *row, int i, float2 v)
 {
-    *(float2 *)to = v;
+    *(float2 *)(row + 2 * i) = v;
 }
 
-static __device__ inline void store2(bf16 *to, float2 v)
+static __device__ inline void put_pair(bf16 *row, int i, float2 v)
 {
-    *(__nv_bfloat162 *)to = __floats2bfloat162_rn(v.x, v.y);
+    *((__nv_bfloat162 *)row + input_word(i, bf16())) = __floats2bfloat162_rn(v.x, v.y);
 }
 
 /*
@@ -156,7 +157,7 @@ static __device__ inline void norm(const struct decode_view &a, const struct few
             int at = first + i * n.lanes;
             if (at >= half) break;
             float2 x = residual[at];
-            store2(to + 2 * at, make_float2(x.x * scale * factor[i].z + shift[i].x, x.y * scale * factor[i].w + shift[i].y));
+            put_pair(to, at, make_float2(x.x * scale * factor[i].z + shift[i].x, x.y * scale * factor[i].w + shift[i].y));
         }
     }
 }
@@ -177,8 +178,11 @@ static __device__ inline void fetch_mixed(const struct decode_view &a, const str
         gather(v, first, n.lanes, row, step, w);
 #pragma unroll
         for (int i = 0; i < PAIRS; i++)
-            if (first + i * n.lanes < row)
-                *(uint2 *)(input + n.r * stride + (first + i * n.lanes) * 8) = make_uint2((unsigned)w[i].x, (unsigned)w[i].y);
+            if (first + i * n.lanes < row) {
+                unsigned *to = (unsigned *)(input + n.r * stride), at = 2 * (first + i * n.lanes);
+                to[input_word(at, X())] = (unsigned)w[i].x;
+                to[input_word(at + 1, X())] = (unsigned)w[i].y;
+            }
     }
 }
 
