@@ -142,7 +142,8 @@ static void bench_preset(const char *preset, int pictures)
     }
     double token = bench_median(times, ROUNDS) / (double)T, bytes = weight_bytes(model->ar);
     printf("%s, %d picture%s: %.1f ms, %.4f ms a token, weights %.0f GB/s, %.0f%% of copy\n", preset, pictures,
-           pictures == 1 ? "" : "s", 1e3 * token * (double)T, 1e3 * token, 1e-9 * bytes / token, 100 * bytes / token / bench.copy);
+           pictures == 1 ? "" : "s", 1e3 * token * (double)T, 1e3 * token, 1e-9 * bytes / token,
+           100 * bytes / token / bench.copy);
     printf("  ms a token up to token");
     for (int j = 1; j < marks.count; j += 3)
         printf("  %lld: %.4f", (long long)marks.tokens[j], 1e3 * bench_median(parts[j], ROUNDS));
@@ -171,7 +172,8 @@ int main(int argc, char **argv)
     check(aim_context_create(&options, &bench.ctx));
     measure_copy();
     printf("%s: copy %.2f TB/s; bf16, guidance 4\n", aim_context_device(bench.ctx), 1e-12 * bench.copy);
-    for (int i = 0; i < (argc > first ? argc - first : 4); i++) bench_preset(argc > first ? argv[first + i] : usual[i], pictures);
+    for (int i = 0; i < (argc > first ? argc - first : 4); i++)
+        bench_preset(argc > first ? argv[first + i] : usual[i], pictures);
     aim_context_free(bench.ctx);
     return 0;
 }

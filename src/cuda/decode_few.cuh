@@ -12,7 +12,8 @@
 #include "cuda/exchange.cuh"
 
 enum {
-    WARPS = 16,
+    WARP_BITS = 4,
+    WARPS = 1 << WARP_BITS,
     THREADS = 32 * WARPS,
     MOST_STREAMS = 8,
     UNIT = 8,           /* channels: 8 columns of the tensor cores */
@@ -91,7 +92,8 @@ struct seat {
 static __device__ inline struct seat seat_of(int R)
 {
     int halvings = R == 1 ? 0 : R == 2 ? 1 : R <= 4 ? 2 : 3, lanes = THREADS >> halvings;
-    struct seat n = {(int)(threadIdx.x >> 5) / (WARPS >> halvings), (int)threadIdx.x & (lanes - 1), lanes};
+    int thread = thread_index();
+    struct seat n = {thread / 32 >> (WARP_BITS - halvings), thread & (lanes - 1), lanes};
     return n;
 }
 
@@ -102,7 +104,8 @@ enum product_kind { IN, OUT, HEAD, PRODUCT_KINDS };
 struct share {
     int n0, rows, groups, steps, hop_groups, hop_steps, row_bytes;
     int slots; /* warps that have a tile of one group */
-    int part;  /* floats of their partial sums */
+    int slot;  /* floats of a warp's partial sums */
+    int part;  /* floats of a group's */
     int pass;  /* groups whose partial sums fit in PART_BYTES */
 };
 
@@ -174,10 +177,11 @@ static __device__ inline float sum_apart(const float *from, int pitch, int count
 {
     enum { WIDE = 8 };
     float sum = 0;
-    for (int first = 0; first < count; first += WIDE) {
+#pragma unroll 1
+    for (; count > 0; count -= WIDE, from += WIDE * pitch) {
         float v[WIDE];
 #pragma unroll
-        for (int i = 0; i < WIDE; i++) v[i] = first + i < count ? from[(first + i) * pitch] : 0.0f;
+        for (int i = 0; i < WIDE; i++) v[i] = i < count ? from[i * pitch] : 0.0f;
         sum += ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
     }
     return sum;

@@ -60,19 +60,18 @@ template <> struct keys<bf16> {
     /* From the first of the rows, in device memory. */
     __device__ inline void load(const bf16 *b, int S)
     {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
 #pragma unroll
         for (int i = 0; i < 2 * STEPS; i++) {
             int n = i / 2 * 32 + 8 * q;
-            row[i % 2][i / 2] =
-                n < S ? __ldcg((const uint4 *)(b + (g + i % 2 * 8) * S + n)) : make_uint4(0, 0, 0, 0);
+            row[i % 2][i / 2] = n < S ? __ldcg((const uint4 *)(b + (g + i % 2 * 8) * S + n)) : make_uint4(0, 0, 0, 0);
         }
     }
 
     /* C·B of rows g and g+8, in the quad's every lane. Row `now` is that of this token; rows after it count for nothing. */
     __device__ inline void dot(const void *query, const bf16 *, int S, int now, float (&cb)[2])
     {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
         const uint4 *c = (const uint4 *)((const bf16 *)query + g * S), *b = (const uint4 *)((const bf16 *)query + 2 * S);
         float sum[STEPS][4];
         if (now < ROWS) {
@@ -107,7 +106,7 @@ template <> struct keys<float> {
 
     __device__ inline void dot(const void *query, const float *b, int S, int now, float (&cb)[2])
     {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
         const float *c = (const float *)query;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -135,7 +134,7 @@ template <> struct values<bf16> {
     /* From the first unit's first channel and the first of the tokens, in device memory. */
     __device__ inline void load(const bf16 *from, int units, int T)
     {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
 #pragma unroll
         for (int j = 0; j < UNITS; j++)
             u[j] = j < units ? __ldcg((const uint2 *)(from + (int64_t)(j * UNIT + g) * T + 4 * q)) : make_uint2(0, 0);
@@ -144,7 +143,7 @@ template <> struct values<bf16> {
     /* part (UNITS·UNIT) = Σ weights (UNITS, ROWS) u, or more by that. */
     __device__ inline void sum(const float *weights, int units, bool more, float *part)
     {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
         float4 w = *(const float4 *)(weights + g / 2 * ROWS + 4 * q);
         const float of[4] = {w.x, w.y, w.z, w.w};
         bf16 a[4], high, low;
@@ -170,7 +169,7 @@ template <> struct values<float> {
 
     __device__ inline void load(const float *from, int units, int T)
     {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
 #pragma unroll
         for (int j = 0; j < UNITS; j++)
             u[j] = j < units ? load4(from + (int64_t)(j * UNIT + g) * T + 4 * q) : make_float4(0, 0, 0, 0);
@@ -178,7 +177,7 @@ template <> struct values<float> {
 
     __device__ inline void sum(const float *weights, int units, bool more, float *part)
     {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
 #pragma unroll
         for (int j = 0; j < UNITS; j++) {
             if (j >= units) break;
@@ -223,7 +222,7 @@ template <typename X> struct past {
 
     __device__ inline void load(const struct few_job &job, int l, int stream, int unit, int units, int first, int t)
     {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
         decay_at = decays_of(job, l, stream, unit) + q * job.m.T + first + g;
 #pragma unroll
         for (int i = 0; i < 2; i++) decay[i] = q < units && first + g + 8 * i < t ? __ldcg(decay_at + 8 * i) : 0.0f;
@@ -233,7 +232,7 @@ template <typename X> struct past {
     /* Weights (UNITS, ROWS) of the tokens in shared memory, from cb as keys::dot gives it, and decays for the next token. */
     __device__ inline void weigh(int units, int now, const float *fade, const float (&cb)[2], float *weights)
     {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
         float by = q < units ? fade[q] : 0.0f;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -250,7 +249,7 @@ template <typename X>
 static __device__ inline void mix_ahead(const struct few_job &job, const struct part_of_mixer &own, int l, int t)
 {
     enum { LINE = 128, ACROSS = 4 };
-    int row = threadIdx.x / ACROSS, column = threadIdx.x % ACROSS * LINE, T = job.m.T;
+    int thread = thread_index(), row = thread / ACROSS, column = thread % ACROSS * LINE, T = job.m.T;
     const char *u = (const char *)values_of<X>(job, l, own.stream, own.unit * UNIT);
     for (int i = row; i < own.units * UNIT; i += THREADS / ACROSS)
         for (int at = column; at < t * (int)sizeof(X); at += ACROSS * LINE) prefetch(u + i * T * (int)sizeof(X) + at);
@@ -261,7 +260,7 @@ static __device__ inline void mix_ahead(const struct few_job &job, const struct 
     /* The team's blocks share the lines of B, which each of them will read. */
     const char *b = (const char *)keys_of<X>(job, l, own.stream);
     int bytes = own.units ? t * job.a.S * (int)sizeof(X) : 0;
-    for (int at = (threadIdx.x * own.blocks + own.place) * LINE; at < bytes; at += THREADS * own.blocks * LINE) prefetch(b + at);
+    for (int at = (thread * own.blocks + own.place) * LINE; at < bytes; at += THREADS * own.blocks * LINE) prefetch(b + at);
 }
 
 /* ------------------------------------------------------------------------------------------------ this token's inputs */
@@ -297,7 +296,7 @@ static __device__ inline void mix_inputs(const struct few_job &job, const struct
     int channels = own.units * UNIT, e0 = own.unit * UNIT;
     float *ring = layer_of(job.m.ring, l, a.R * RING * a.C) + own.stream * RING * a.C;
     const word *zxbcdt = job.m.zxbcdt + own.stream * a.W;
-    for (int i = threadIdx.x; i < 2 * a.S + 2 * channels + own.units; i += THREADS) {
+    for (int i = thread_index(); i < 2 * a.S + 2 * channels + own.units; i += THREADS) {
         int c = i - 2 * a.S; /* of B and C when negative; all blocks of the team compute those, and one keeps them */
         if (c < channels) {
             bool keeps = c >= 0 || own.place == 0;
@@ -347,7 +346,7 @@ template <typename X> static __device__ inline void keep_value(float value, X *h
 /* D and the norm's weight of this thread's channel of group `group`. */
 static __device__ inline float2 gate_constants(const struct part_of_mixer &own, const struct decode_layer &layer, int group)
 {
-    int c = group * UNITS * UNIT + (int)threadIdx.x % 32, e = own.unit * UNIT + c;
+    int c = group * UNITS * UNIT + thread_index() % 32, e = own.unit * UNIT + c;
     return c < own.units * UNIT ? make_float2(layer.D[e / HEADDIM], layer.mixer_norm[e]) : make_float2(0, 0);
 }
 
@@ -358,7 +357,7 @@ static __device__ inline void mix_finish(const struct few_job &job, const struct
 {
     const struct decode_view &a = job.a;
     const struct mixer_layout &at = job.at.mix;
-    int lane = threadIdx.x % 32, c = group * UNITS * UNIT + lane, e = own.unit * UNIT + c;
+    int lane = thread_index() % 32, c = group * UNITS * UNIT + lane, e = own.unit * UNIT + c;
     int warps = min((int)WARPS, t / ROWS + 1);
     bool there = c < own.units * UNIT;
     float gated = 0, u = 0;
@@ -385,11 +384,13 @@ static __device__ inline void mix(const struct few_job &job, const struct part_o
                                   int l, int t, unsigned step, float *work, Waited waited)
 {
     const struct mixer_layout &at = job.at.mix;
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = warp * ROWS, S = job.a.S;
+    int thread = thread_index(), warp = thread / 32, lane = thread % 32, first = warp * ROWS, S = job.a.S;
     const X *b = keys_of<X>(job, l, own.stream);
     float *weights = work + at.weights + warp * UNITS * ROWS;
-    struct keys<X> keys;
-    struct past<X> past;
+    struct keys<X> keys = {
+    };
+    struct past<X> past = {
+    };
     if (first <= t) {
         keys.load(b + first * S, S);
         past.load(job, l, own.stream, own.unit, min(own.units, (int)UNITS), first, t);

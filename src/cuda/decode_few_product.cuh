@@ -31,6 +31,7 @@ static __device__ inline struct share share_of(int N, int row_bytes, int R)
     s.hop_steps = WARPS % s.steps;
     s.row_bytes = row_bytes;
     s.slots = min(s.steps, (int)WARPS);
+    s.slot = R * TILE_ROWS;
     s.part = (s.slots * R | 1) * TILE_ROWS; /* odd: groups lie in different banks */
     s.pass = PART_BYTES / 4 / s.part;
     return s;
@@ -43,8 +44,7 @@ static __device__ inline void shares_start(const struct decode_view &a, int size
 #pragma unroll
         for (int kind = 0; kind < PRODUCT_KINDS; kind++) {
             struct share p = share_of(N[kind], K[kind] * size, a.R);
-            s->begin[kind][threadIdx.x] =
-                make_short2((short)((int)threadIdx.x / p.steps), (short)((int)threadIdx.x % p.steps));
+            s->begin[kind][threadIdx.x] = make_short2((short)((int)threadIdx.x / p.steps), (short)((int)threadIdx.x % p.steps));
             if (threadIdx.x == 0) s->share[kind] = p;
         }
 }
@@ -73,7 +73,7 @@ static __device__ inline void walk_on(struct walk *w, const struct share &p)
 
 /* A warp's ring. The next tile to read is `at` of product `product` of the token that is `tokens` before the last. */
 struct ring {
-    unsigned stages; /* address in shared memory */
+    unsigned stages;  /* address in shared memory */
     int used, filled; /* the stages that are used next, and filled next */
     int tokens, product;
     struct walk at;
@@ -88,7 +88,7 @@ static __device__ inline void ring_enter(const struct decode_view &a, const stru
     g->kind = kind_of(g->product, a.layers);
     const void *matrix = g->kind == HEAD ? a.words : g->kind == OUT ? layer->out_proj : layer->in_proj;
     const struct share &p = s->share[g->kind];
-    short2 begin = s->begin[g->kind][threadIdx.x / 32];
+    short2 begin = s->begin[g->kind][thread_index() / 32];
     g->base = (const char *)matrix + (int64_t)p.n0 * p.row_bytes;
     g->at.group = begin.x;
     g->at.step = begin.y;
@@ -108,7 +108,7 @@ static __device__ inline void ring_read(const struct decode_view &a, const struc
     }
     if (g->tokens > 0) {
         const struct share p = s->share[g->kind];
-        int lane = threadIdx.x % 32, unit = lane % TILE_UNITS, column = (g->at.step * TILE_UNITS + unit) * 16;
+        int lane = thread_index() % 32, unit = lane % TILE_UNITS, column = (g->at.step * TILE_UNITS + unit) * 16;
         int row = lane / TILE_UNITS, from_row = g->at.group * TILE_ROWS + row;
         /* Odd rows swap the halves of 128 bytes: the tensor cores' operands then come from different banks. Rows are taken
          * two at a time, so that a lane's are all odd or all even. */
@@ -168,7 +168,7 @@ template <> struct tile_sums<bf16> {
     __device__ inline void add(unsigned tile, unsigned input, int stride, int R, int k, int K)
     {
         enum { STEPS = TILE_UNITS / 4 };
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
         unsigned w_at = tile + g * TILE_UNITS * 16, x_at = input + min(g, R - 1) * stride + (k + 8 * q) * 2;
         uint4 w[STEPS], x[STEPS];
 #pragma unroll
@@ -185,7 +185,7 @@ template <> struct tile_sums<bf16> {
 
     __device__ inline void put(float *part, int R)
     {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
         float2 sum = make_float2(c[0][0] + c[2][0] + (c[1][2] + c[3][2]), c[0][1] + c[2][1] + (c[1][3] + c[3][3]));
         if (g < R) *(float2 *)(part + g * TILE_ROWS + 2 * q) = sum;
     }
@@ -203,7 +203,7 @@ template <> struct tile_sums<float> {
 
     __device__ inline void add(unsigned tile, unsigned input, int stride, int R, int k, int K)
     {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
 #pragma unroll
         for (int j = 0; j < TILE_UNITS / 4; j++) {
             if (k + 16 * j >= K) break;
@@ -220,7 +220,7 @@ template <> struct tile_sums<float> {
 
     __device__ inline void put(float *part, int R)
     {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
 #pragma unroll
         for (int r = 0; r < MOST_STREAMS; r++) {
             if (r >= R) break;
@@ -236,13 +236,13 @@ template <> struct tile_sums<float> {
 /* Partial sums of a pass: (groups, slots, R, TILE_ROWS), with a gap behind each group. */
 struct part_sums {
     const float *part;
-    int R, slots, pitch;
+    int slots, slot, group; /* how many slots; floats of a slot, of a group */
 
     /* Σ for stream r and row `row` of the pass. */
     __device__ inline float of(int r, int row) const
     {
-        const float *from = part + row / TILE_ROWS * pitch + r * TILE_ROWS + row % TILE_ROWS;
-        return sum_apart(from, R * TILE_ROWS, slots);
+        const float *from = part + row / TILE_ROWS * group + r * TILE_ROWS + row % TILE_ROWS;
+        return sum_apart(from, slot, slots);
     }
 };
 
@@ -258,15 +258,15 @@ static __device__ inline void product(const struct decode_view &a, const struct 
 {
     enum { HELD = DEPTH > 2 ? 2 : 1 }; /* stages that may stay free for a while */
     const struct share p = s->share[kind];
-    int warp = threadIdx.x / 32, R = a.R, free = 0, K = p.row_bytes / (int)sizeof(X);
+    int warp = thread_index() / 32, R = a.R, free = 0, K = p.row_bytes / (int)sizeof(X);
     short2 begin = s->begin[kind][warp];
     struct walk at = {begin.x, begin.y};
-    struct part_sums from = {part, R, p.slots, p.part};
+    struct part_sums from = {part, p.slots, p.slot, p.part};
     for (int first = 0; first < p.groups; first += p.pass) {
         int last = min(first + p.pass, p.groups);
         if (first > 0) __syncthreads(); /* part is free */
         while (at.group < last) {
-            float *to = part + (at.group - first) * p.part + at.step % WARPS * R * TILE_ROWS;
+            float *to = part + (at.group - first) * p.part + (at.step & (WARPS - 1)) * p.slot;
             int group = at.group;
             struct tile_sums<X> sums;
             sums.clear();
@@ -279,7 +279,7 @@ static __device__ inline void product(const struct decode_view &a, const struct 
                     weights_wait<DEPTH - 1>();
                 else
                     weights_wait<DEPTH - 2>(); /* HELD <= 2, so one is free */
-                __syncwarp(); /* every lane's copies have arrived */
+                __syncwarp();                  /* every lane's copies have arrived */
                 sums.add(g->stages + g->used * TILE_BYTES, input, stride, R, at.step * (TILE_UNITS * 16 / (int)sizeof(X)), K);
                 __syncwarp(); /* every lane has read the stage */
                 g->used = g->used + 1 == DEPTH ? 0 : g->used + 1;
@@ -297,7 +297,7 @@ static __device__ inline void product(const struct decode_view &a, const struct 
 /* Calls put(r, row, sum) for every stream and row of a pass, a thread each: warp r and warp MOST_STREAMS + r take stream r. */
 template <typename Put> static __device__ inline void each_sum(int R, int rows, const struct part_sums &sums, Put put)
 {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = warp % MOST_STREAMS;
+    int thread = thread_index(), warp = thread / 32, lane = thread % 32, r = warp % MOST_STREAMS;
     if (r < R)
         for (int row = lane + warp / MOST_STREAMS * 32; row < rows; row += WARPS / MOST_STREAMS * 32)
             put(r, row, sums.of(r, row));

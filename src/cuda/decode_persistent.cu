@@ -15,7 +15,11 @@
 
 /* --------------------------------------------------------------------------------------------------------- norm */
 
-enum { PAIRS = 2 }; /* of values, or of words, that a thread takes at once */
+/*
+ * Pairs of values, or of words, that a thread takes at once. Here and in the mixer, what only some threads load starts as
+ * zeros: registers that are written under a condition would else be taken through all of the loop over the layers.
+ */
+enum { PAIRS = 4 };
 
 static __device__ inline float2 load2(const float *p)
 {
@@ -114,13 +118,13 @@ static __device__ inline void norm(const struct decode_view &a, const struct few
     int half = n.r < a.R ? a.d / 2 : 0; /* pairs of this thread's stream */
     const float4 *norms = m.norms + ((int64_t)l * a.R + n.r) * a.d;
     const word *h = m.h + n.r * a.d;
-    float4 factor[PAIRS]; /* and gate */
-    float2 shift[PAIRS], squares = make_float2(0, 0);
+    float4 factor[PAIRS] = {}; /* and gate */
+    float2 shift[PAIRS] = {}, squares = make_float2(0, 0);
     residual += n.r * half;
     if (l == 0)
         for (int at = n.me; at < half; at += n.lanes) residual[at] = embed<X>(a, s, t, n.r, 2 * at);
     for (int first = n.me; first < half; first += PAIRS * n.lanes) {
-        ulonglong2 w[PAIRS];
+        ulonglong2 w[PAIRS] = {};
         load_norms(norms, first, n.lanes, half, factor, shift);
         if (l > 0) gather(h, first, n.lanes, half, step, w);
 #pragma unroll
@@ -128,7 +132,8 @@ static __device__ inline void norm(const struct decode_view &a, const struct few
             int at = first + i * n.lanes;
             if (at >= half) break;
             float2 x = residual[at];
-            if (l > 0) residual[at] = x = make_float2(x.x + factor[i].x * word_float(w[i].x), x.y + factor[i].y * word_float(w[i].y));
+            if (l > 0)
+                residual[at] = x = make_float2(x.x + factor[i].x * word_float(w[i].x), x.y + factor[i].y * word_float(w[i].y));
             squares.x += x.x * x.x + x.y * x.y;
             if (l < a.layers) continue;
             float2 f = load2((const float *)(norms + 2 * at + 1) + 2);
@@ -137,7 +142,7 @@ static __device__ inline void norm(const struct decode_view &a, const struct few
     }
     waited();
     squares = make_float2(warp_sum(squares.x), l == a.layers ? warp_sum(squares.y) : 0);
-    if (threadIdx.x % 32 == 0) s->red[threadIdx.x / 32] = squares;
+    if (n.me % 32 == 0) s->red[(n.r * n.lanes + n.me) / 32] = squares;
     __syncthreads();
     if (half == 0) return;
     float2 total = make_float2(0, 0);
@@ -174,7 +179,7 @@ static __device__ inline void fetch_mixed(const struct decode_view &a, const str
     if (n.r >= a.R) return;
     const word *v = m.v + n.r * 2 * row;
     for (int first = n.me; first < row; first += PAIRS * n.lanes) {
-        ulonglong2 w[PAIRS];
+        ulonglong2 w[PAIRS] = {};
         gather(v, first, n.lanes, row, step, w);
 #pragma unroll
         for (int i = 0; i < PAIRS; i++)
@@ -190,7 +195,7 @@ static __device__ inline void fetch_mixed(const struct decode_view &a, const str
 static __device__ inline void fetch_factor(const struct decode_view &a, const struct few_memory &m, struct few_shared *s,
                                            unsigned step)
 {
-    int r = WARPS - 1 - (int)threadIdx.x / 32, lane = threadIdx.x % 32;
+    int thread = thread_index(), r = WARPS - 1 - thread / 32, lane = thread % 32;
     if (r >= a.R) return;
     const word *squares = m.squares + (int64_t)r * 2 * (a.E / UNIT);
     float sum = 0;
@@ -280,9 +285,8 @@ static __device__ inline void run_layer(const struct few_job &job, const struct 
     meter.mark(NORM);
     product<X, DEPTH>(a, s, ring, IN, shared_address(input), in_stride, part, [&](int first, int rows, struct part_sums sums) {
         word *to = m.zxbcdt + s->share[IN].n0 + first;
-        each_sum(a.R, rows, sums, [&](int r, int row, float sum) {
-            word_store(to + (int64_t)r * a.W + row, __float_as_uint(sum), step);
-        });
+        each_sum(a.R, rows, sums,
+                 [&](int r, int row, float sum) { word_store(to + (int64_t)r * a.W + row, __float_as_uint(sum), step); });
     });
     meter.mark(IN_PROJ);
     if (own.units > 0)
@@ -292,12 +296,13 @@ static __device__ inline void run_layer(const struct few_job &job, const struct 
     meter.mark(WAIT_V);
     __syncthreads();
     fetch_factor(a, m, s, step);
-    product<X, DEPTH>(a, s, ring, OUT, shared_address(input), out_stride, part, [&](int first, int rows, struct part_sums sums) {
-        word *to = m.h + s->share[OUT].n0 + first;
-        each_sum(a.R, rows, sums, [&](int r, int row, float sum) {
-            word_store(to + r * a.d + row, __float_as_uint(sum * s->factor[r]), step);
-        });
-    });
+    product<X, DEPTH>(a, s, ring, OUT, shared_address(input), out_stride, part,
+                      [&](int first, int rows, struct part_sums sums) {
+                          word *to = m.h + s->share[OUT].n0 + first;
+                          each_sum(a.R, rows, sums, [&](int r, int row, float sum) {
+                              word_store(to + r * a.d + row, __float_as_uint(sum * s->factor[r]), step);
+                          });
+                      });
     meter.mark(OUT_PROJ);
 }
 
@@ -319,8 +324,8 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent_kernel(const __g
         last_tokens(job, s, t);
         meter.mark(WAIT_TOKEN);
         for (int l = 0; l < a.layers; l++) run_layer<X, DEPTH>(job, own, s, &ring, shared, l, t, meter);
-        norm<X>(a, job.m, s, a.layers, t, (unsigned)((t + 1) * a.layers), (float2 *)(shared + job.at.residual), input,
-                stride, [&] { meter.mark(WAIT_H); });
+        norm<X>(a, job.m, s, a.layers, t, (unsigned)((t + 1) * a.layers), (float2 *)(shared + job.at.residual), input, stride,
+                [&] { meter.mark(WAIT_H); });
         __syncthreads();
         product<X, DEPTH>(a, s, &ring, HEAD, shared_address(input), stride, (float *)(shared + job.at.part),
                           [&](int first, int rows, struct part_sums sums) { guide(a, s->share[HEAD].n0 + first, rows, sums); });

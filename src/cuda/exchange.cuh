@@ -78,6 +78,18 @@ static __device__ inline void count_acquire(const unsigned *count, unsigned goal
     while (seen < goal);
 }
 
+/*
+ * threadIdx.x, of which the compiler does not know that it is the same every time: in a long kernel it would else keep what
+ * follows from it in registers all along, and put away what they are needed for.
+ */
+static __device__ inline int thread_index(void)
+{
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    __builtin_assume(thread >= 0);
+    return thread;
+}
+
 /* --------------------------------------------------------------------------------------------- reading ahead */
 
 /* A policy of the second-level cache for what is used once a token: everything else should stay. */
