@@ -1,6 +1,7 @@
 /*
- * One token of stage 2 on the GPU (spec B3, B7, C7), as the pieces that both ways of running it share: the graph of
- * kernels for many streams (decode_graph.cu) and the persistent kernel for few (decode_persistent.cu).
+ * One token of stage 2 on the GPU (spec B3, B7, C7): what both ways of running it share, and the pieces of the graph of
+ * kernels for many streams (decode_graph.cu). The persistent kernel for few (decode_persistent.cu) has its own, in
+ * decode_few*.cuh.
  *
  * A layer is three pieces with a product between:
  *
@@ -40,7 +41,7 @@ struct decode_view {
     const int32_t *row; /* (R): of the classes' tables */
     struct sample_filter filter;
     const double *uniform; /* (T, pictures) */
-    float *r[2];           /* (R,d) residual; the persistent kernel alternates between the two */
+    float *r[2];           /* (R,d) residual */
     void *m, *v;           /* (R,d), (R,E) of X: inputs of the products */
     float *zxbcdt, *h;     /* (R,W), (R,d): their results */
     float *squares;        /* (R,H): Σ (y silu(z))² of each head */
