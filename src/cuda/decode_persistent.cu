@@ -292,10 +292,12 @@ static __device__ inline void run_layer(const struct few_job &job, const struct 
     if (own.units > 0)
         mix<X>(job, own, layers_of(s)[l], l, t, step, (float *)(shared + job.at.mixer), [&] { meter.mark(WAIT_ZXBCDT); });
     meter.mark(MIX);
-    fetch_mixed<X>(a, m, step, input, out_stride);
-    meter.mark(WAIT_V);
-    __syncthreads();
-    fetch_factor(a, m, s, step);
+    if (s->share[OUT].rows > 0) { /* who sends no h would not hold back those who write v anew */
+        fetch_mixed<X>(a, m, step, input, out_stride);
+        meter.mark(WAIT_V);
+        __syncthreads();
+        fetch_factor(a, m, s, step);
+    }
     product<X, DEPTH>(a, s, ring, OUT, shared_address(input), out_stride, part,
                       [&](int first, int rows, struct part_sums sums) {
                           word *to = m.h + s->share[OUT].n0 + first;
