@@ -6,6 +6,8 @@ extern "C" {
 #include "cuda/meter.h"
 }
 
+enum { METER_BYTES = 128 }; /* of shared memory, with what alignment adds */
+
 struct no_meter {
     __device__ inline void start()
     {

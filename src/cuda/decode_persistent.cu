@@ -370,7 +370,7 @@ static int depth_that_fits(const struct cuda *c, const struct decode_view *a, in
     for (int depth = DEEP; depth >= SHALLOW; depth -= DEEP - SHALLOW)
         for (int logits = 1; logits >= 0; logits--) {
             *at = layout_of(a, size, c->multiprocessors, depth, logits != 0);
-            if ((size_t)at->total + METER_KINDS * sizeof(unsigned) <= c->shared_limit) return depth;
+            if ((size_t)at->total + METER_BYTES <= c->shared_limit) return depth;
         }
     return 0;
 }
