@@ -1,6 +1,7 @@
 /*
- * One token of stage 2 on the GPU (spec B3, B7, C7), as the pieces that both ways of running it share: the graph of
- * kernels for many streams (decode_graph.cu) and the persistent kernel for few (decode_persistent.cu).
+ * One token of stage 2 on the GPU (spec B3, B7, C7): what both ways of running it share, and the pieces of the graph of
+ * kernels for many streams (decode_graph.cu). The persistent kernel for few (decode_persistent.cu) has its own, in
+ * decode_few*.cuh.
  *
  * A layer is three pieces with a product between:
  *
@@ -45,7 +46,7 @@ struct decode_view {
     const int32_t *row; /* (R): of the classes' tables */
     struct sample_filter filter;
     const double *uniform; /* (T, pictures) */
-    float *r[2];           /* (R,d) residual; the persistent kernel alternates between the two */
+    float *r[2];           /* (R,d) residual */
     void *m, *v;           /* (R,d), (R,E) of X: inputs of the products */
     float *zxbcdt, *h;     /* (in_parts,R,W), (out_parts,R,d): their results */
     float *squares;        /* (R,H): Σ (y silu(z))² of each head */
@@ -56,7 +57,7 @@ struct decode_view {
     float *probabilities;  /* (pictures,V) */
     int32_t *tokens;       /* (T,pictures) */
     int *t;                /* the graph's position in the sequence */
-    unsigned *barrier;     /* the persistent kernel's count of arrivals */
+    void *few;             /* the persistent kernel's memory (decode_few.cuh), in the place of the graph's */
 };
 
 /* ------------------------------------------------------------------------------------------------ small things */
@@ -397,6 +398,7 @@ aim_status decode_graph_step(struct backend *be, const struct decode_view *a, bo
 
 /* Whether the persistent kernel has room for this many streams; then it runs positions from .. to-1. */
 bool decode_persistent_fits(const struct cuda *c, const struct decode_view *a, bool is_bf16);
+int64_t decode_persistent_bytes(const struct decode_view *a, bool is_bf16, int64_t streams); /* of a->few */
 aim_status decode_persistent_run(struct backend *be, const struct decode_view *a, bool is_bf16, int from, int to);
 
 /* backend->decoder of this device. */

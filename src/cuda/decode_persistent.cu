@@ -1,463 +1,423 @@
 /*
- * Decoding for a few streams as one kernel that stays on every multiprocessor: each owns a fixed share of the rows of every
- * matrix and a fixed share of the heads, and they meet at barriers in device memory, three a layer:
+ * Decoding for a few streams as one kernel that stays on every multiprocessor. A layer is three exchanges of words
+ * (exchange.cuh) between the blocks:
  *
- *     norm (everybody, redundantly), in_proj | mix | out_proj |
+ *     r += gate ⊙ h, norm (every block, all streams), in_proj → z, x, B, C, dt | mix → v, Σ (y silu z)² | out_proj → h |
  *
- * A step reads every weight once, so what counts is that memory never idles. Each warp reads its part of the weights
- * through a ring of its own in shared memory (cp.async), in the order in which it will use them, and that order does not stop
- * at a barrier: while a multiprocessor waits, or mixes, the rings fill with the weights of what comes next.
- *
- * A ring's stage is a tile of TILE_ROWS rows by 256 bytes. bf16 tiles go to the tensor cores, with the streams as the 16 rows
- * of m16n8k16 (8 in use) and the tile's rows as its 8 columns; float32 tiles to plain multiply-adds.
+ * Such a network is small for a GPU: the weights of AiM-B pass in 50 us a token, and what takes longer is the 72 times that
+ * every block waits for all others. So each exchange is one chain: a load that finds its words, as little as possible until
+ * the words it makes are stored; whatever does not depend on it is in registers, in shared memory or under way before. The
+ * residual never leaves the block.
  */
-#include "cuda/decode.cuh"
+#include "cuda/decode_few_mix.cuh"
+#include "cuda/decode_few_product.cuh"
+#include "cuda/decode_meter.cuh"
 
-enum {
-    WARPS = 16,
-    THREADS = 32 * WARPS,
-    MOST_STREAMS = 8,
-    TILE_ROWS = 8,
-    TILE_UNITS = 16, /* of 16 bytes, in a row of a tile */
-    TILE_BYTES = TILE_ROWS * TILE_UNITS * 16,
-    DEEPEST = 5,
-    WORK_BYTES = 28672 /* partial sums of the products, or what the mixer or the sampler needs */
-};
+/* --------------------------------------------------------------------------------------------------------- norm */
 
-/* --------------------------------------------------------------------------------------------------- shared memory */
+/*
+ * Pairs of values, or of words, that a thread takes at once. Here and in the mixer, what only some threads load starts as
+ * zeros: registers that are written under a condition would else be taken through all of the loop over the layers.
+ */
+enum { PAIRS = 4 };
 
-/* Where things lie behind the rings, in bytes. Rows of the products' inputs start 64 bytes apart modulo 128, so that the
- * tensor cores' operands come from different banks. */
-struct layout {
-    int input, sums, work, red, view, layers, total;
-};
-
-static __host__ __device__ inline int up16(int n)
+static __device__ inline float2 load2(const float *p)
 {
-    return (n + 15) & ~15;
+    return __ldcg((const float2 *)p);
 }
 
-static __host__ __device__ inline int input_stride(int K, int size)
+static __device__ inline float2 load2(const bf16 *p)
 {
-    return K * size | 64;
+    unsigned both = __ldcg((const unsigned *)p);
+    return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
 }
 
-static __host__ __device__ inline struct layout layout_of(const struct decode_view &a, int size, int depth)
+/* Values 2i and 2i + 1 of a row of in_proj's input. */
+static __device__ inline void put_pair(float *row, int i, float2 v)
 {
-    struct layout s;
-    s.input = WARPS * depth * TILE_BYTES;
-    s.sums = s.input + a.R * input_stride(a.E, size);
-    s.work = s.sums + up16(a.R * a.d * 4);
-    s.red = s.work + WORK_BYTES;
-    s.view = s.red + (MOST_STREAMS * 32 + MOST_STREAMS) * 4;
-    s.layers = s.view + up16((int)sizeof(struct decode_view));
-    s.total = s.layers + up16(a.layers * (int)sizeof(struct decode_layer));
-    return s;
+    *(float2 *)(row + 2 * i) = v;
 }
 
-/* ------------------------------------------------------------------------------------------------- the grid's barrier */
-
-/* All blocks have arrived, and see what the others wrote before. `goal` counts the arrivals of all barriers so far. */
-static __device__ inline void grid_barrier(unsigned *arrived, unsigned *goal)
+static __device__ inline void put_pair(bf16 *row, int i, float2 v)
 {
+    *((__nv_bfloat162 *)row + input_word(i, bf16())) = __floats2bfloat162_rn(v.x, v.y);
+}
+
+/*
+ * What each pair of values of each stream's norms needs, 32 bytes together: the gate of the layer before, the factor and the
+ * summand of this one, the weight of norm_f. The head has two norms,
+ *
+ *     s = RMS(r) ⊙ w_f,  m = RMS(s) ⊙ w ⊙ (1 + scale) + shift,
+ *
+ * and w_f is part of its factor. A block for each layer and stream.
+ */
+static __global__ void norm_kernel(const __grid_constant__ struct decode_view a, float4 *norms)
+{
+    int l = blockIdx.x / a.R, r = blockIdx.x % a.R;
+    int64_t row = a.row[r], layer_row = l * a.classes.rows + row;
+    bool head = l == a.layers;
+    const float *modulation = a.classes.modulation, *weight = head ? a.norm_final : a.layer[l].norm;
+    const float *shift = head ? a.classes.final_modulation + row * 2 * a.d : modulation + layer_row * 3 * a.d;
+    const float *gates = modulation + ((layer_row - a.classes.rows) * 3 + 2) * a.d;
+    for (int i = 2 * threadIdx.x; i < a.d; i += 2 * blockDim.x) {
+        float2 gate = l > 0 ? load2(gates + i) : make_float2(0, 0), w = load2(weight + i), add = load2(shift + i);
+        float2 gain = load2(shift + a.d + i), first = head ? load2(a.norm_f + i) : make_float2(1, 1);
+        float4 *to = norms + (int64_t)blockIdx.x * a.d + i;
+        to[0] = make_float4(gate.x, gate.y, first.x * w.x * (1.0f + gain.x), first.y * w.y * (1.0f + gain.y));
+        to[1] = make_float4(add.x, add.y, first.x, first.y);
+    }
+}
+
+/* What enters the network at position t: the class's embedding, then the last token with its position. */
+template <typename X>
+static __device__ inline float2 embed(const struct decode_view &a, const struct few_shared *s, int t, int r, int i)
+{
+    if (t == 0) return load2(a.classes.embedding + (int64_t)s->row[r] * a.d + i);
+    float2 place = load2(a.positions + (int64_t)(t - 1 + a.pos_offset) * a.d + i);
+    float2 w = load2((const X *)a.words + (int64_t)s->token[r] * a.d + i);
+    return make_float2(w.x + place.x, w.y + place.y);
+}
+
+/* Waits for words from + 2i, from + 2i + 1 for i = first, first + hop, ... below count, at most PAIRS of them. */
+static __device__ inline void gather(const word *from, int first, int hop, int count, unsigned step, ulonglong2 (&w)[PAIRS])
+{
+    bool missing;
+    do {
+        missing = false;
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++)
+            if (first + i * hop < count) w[i] = words_read(from + 2 * (first + i * hop));
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++)
+            if (first + i * hop < count) missing |= !word_is_of(w[i].x, step) || !word_is_of(w[i].y, step);
+    } while (missing);
+}
+
+/* The gates and factors, and the summands, of pairs first, first + hop, ... below count. */
+static __device__ inline void load_norms(const float4 *norms, int first, int hop, int count, float4 (&factor)[PAIRS],
+                                         float2 (&shift)[PAIRS])
+{
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) {
+        int at = first + i * hop;
+        if (at >= count) break;
+        factor[i] = __ldcg(norms + 2 * at);
+        shift[i] = load2((const float *)(norms + 2 * at + 1));
+    }
+}
+
+/*
+ * The input (R, stride bytes) of X of layer l, of the head when l = layers; h is of step `step`. residual (R, d/2): a thread
+ * owns those of its seat from one layer to the next. Has a barrier, ends without one.
+ */
+template <typename X, typename Waited>
+static __device__ inline void norm(const struct decode_view &a, const struct few_memory &m, struct few_shared *s, int l, int t,
+                                   unsigned step, float2 *residual, char *input, int stride, Waited waited)
+{
+    const struct seat n = seat_of(a.R);
+    int half = n.r < a.R ? a.d / 2 : 0; /* pairs of this thread's stream */
+    const float4 *norms = m.norms + ((int64_t)l * a.R + n.r) * a.d;
+    const word *h = m.h + n.r * a.d;
+    float4 factor[PAIRS] = {}; /* and gate */
+    float2 shift[PAIRS] = {}, squares = make_float2(0, 0);
+    residual += n.r * half;
+    if (l == 0)
+        for (int at = n.me; at < half; at += n.lanes) residual[at] = embed<X>(a, s, t, n.r, 2 * at);
+    for (int first = n.me; first < half; first += PAIRS * n.lanes) {
+        ulonglong2 w[PAIRS] = {};
+        load_norms(norms, first, n.lanes, half, factor, shift);
+        if (l > 0) gather(h, first, n.lanes, half, step, w);
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++) {
+            int at = first + i * n.lanes;
+            if (at >= half) break;
+            float2 x = residual[at];
+            if (l > 0)
+                residual[at] = x = make_float2(x.x + factor[i].x * word_float(w[i].x), x.y + factor[i].y * word_float(w[i].y));
+            squares.x += x.x * x.x + x.y * x.y;
+            if (l < a.layers) continue;
+            float2 f = load2((const float *)(norms + 2 * at + 1) + 2);
+            squares.y += x.x * x.x * (f.x * f.x) + x.y * x.y * (f.y * f.y);
+        }
+    }
+    waited();
+    squares = make_float2(warp_sum(squares.x), l == a.layers ? warp_sum(squares.y) : 0);
+    if (n.me % 32 == 0) s->red[(n.r * n.lanes + n.me) / 32] = squares;
     __syncthreads();
-    *goal += gridDim.x;
-    if (threadIdx.x == 0) {
-        unsigned seen;
-        asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(arrived) : "memory");
-        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(arrived) : "memory");
-        while (seen < *goal);
+    if (half == 0) return;
+    float2 total = make_float2(0, 0);
+    int warps = n.lanes / 32;
+#pragma unroll 4
+    for (int w = 0; w < warps; w++) {
+        float2 sum = s->red[n.r * warps + w];
+        total = make_float2(total.x + sum.x, total.y + sum.y);
     }
+    float by = 1.0f / (float)a.d, scale = rsqrtf(total.x * by + 1e-5f);
+    if (l == a.layers) scale *= rsqrtf(total.y * by * scale * scale + 1e-5f);
+    X *to = (X *)(input + n.r * stride);
+    for (int first = n.me; first < half; first += PAIRS * n.lanes) {
+        if (half > PAIRS * n.lanes) load_norms(norms, first, n.lanes, half, factor, shift); /* they are others' by now */
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++) {
+            int at = first + i * n.lanes;
+            if (at >= half) break;
+            float2 x = residual[at];
+            put_pair(to, at, make_float2(x.x * scale * factor[i].z + shift[i].x, x.y * scale * factor[i].w + shift[i].y));
+        }
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ between products */
+
+/* v of all blocks as the input (R, stride bytes) of out_proj: two words, 8 bytes, at a time. */
+template <typename X>
+static __device__ inline void fetch_mixed(const struct decode_view &a, const struct few_memory &m, unsigned step, char *input,
+                                          int stride)
+{
+    const struct seat n = seat_of(a.R);
+    int row = a.E * (int)sizeof(X) / 8;
+    if (n.r >= a.R) return;
+    const word *v = m.v + n.r * 2 * row;
+    for (int first = n.me; first < row; first += PAIRS * n.lanes) {
+        ulonglong2 w[PAIRS] = {};
+        gather(v, first, n.lanes, row, step, w);
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++)
+            if (first + i * n.lanes < row) {
+                unsigned *to = (unsigned *)(input + n.r * stride), at = 2 * (first + i * n.lanes);
+                to[input_word(at, X())] = (unsigned)w[i].x;
+                to[input_word(at + 1, X())] = (unsigned)w[i].y;
+            }
+    }
+}
+
+/* The gated norm's factor of each stream, which out_proj's results want; the last warps, a stream each. */
+static __device__ inline void fetch_factor(const struct decode_view &a, const struct few_memory &m, struct few_shared *s,
+                                           unsigned step)
+{
+    int thread = thread_index(), r = WARPS - 1 - thread / 32, lane = thread % 32;
+    if (r >= a.R) return;
+    const word *squares = m.squares + (int64_t)r * 2 * (a.E / UNIT);
+    float sum = 0;
+    for (int i = lane; i < s->team[r].blocks * s->team[r].groups; i += 32) sum += word_float(word_wait(squares + i, step));
+    sum = warp_sum(sum);
+    if (lane == 0) s->factor[r] = rsqrtf(sum / (float)a.E + 1e-5f);
+}
+
+/* Guided logits (pictures, V) of the rows that this block has of all streams. */
+static __device__ inline void guide(const struct decode_view &a, int n0, int rows, const struct part_sums &sums)
+{
+    bool guided = a.R == 2 * a.pictures;
+    each_sum(a.pictures, rows, sums, [&](int picture, int row, float logit) {
+        float v = logit;
+        if (guided) {
+            float u = sums.of(a.pictures + picture, row);
+            v = u + a.filter.cfg * (logit - u);
+        }
+        a.logits[(int64_t)picture * a.V + n0 + row] = v * a.filter.scale;
+    });
+}
+
+/* Draws the tokens of pictures blockIdx, blockIdx + gridDim, ... when all blocks' logits are there, and tells them. */
+static __device__ __noinline__ void draw(const struct few_job &job, int t, char *shared)
+{
+    const struct decode_view &a = job.a;
+    if ((int)blockIdx.x >= a.pictures) return;
+    struct sample_filter filter = a.filter;
+    filter.scale = 1; /* the logits are guided and scaled */
+    if (threadIdx.x == 0) count_acquire(job.m.arrived, (unsigned)(t - job.from + 1) * gridDim.x);
     __syncthreads();
-}
-
-/* ---------------------------------------------------------------------------------------------------------- the rings */
-
-/* This block's rows n0 .. n0+rows of a matrix (N, K), cut into tiles: groups of TILE_ROWS rows, steps along K. Tile i of
- * group i / steps goes to warp i mod WARPS. */
-struct share {
-    const char *base; /* of row n0 */
-    int n0, rows, K, steps, tiles;
-};
-
-template <typename X> static __device__ inline struct share share_of(const void *matrix, int N, int K)
-{
-    struct share s;
-    s.n0 = (int)((int64_t)N * blockIdx.x / gridDim.x);
-    s.rows = (int)((int64_t)N * (blockIdx.x + 1) / gridDim.x) - s.n0;
-    s.base = (const char *)matrix + (int64_t)s.n0 * K * (int)sizeof(X);
-    s.K = K;
-    s.steps = (K * (int)sizeof(X) + TILE_UNITS * 16 - 1) / (TILE_UNITS * 16);
-    s.tiles = (s.rows + TILE_ROWS - 1) / TILE_ROWS * s.steps;
-    return s;
-}
-
-/* The products of a token in their order: 2l is in_proj of layer l, 2l+1 its out_proj, 2·layers the head. */
-template <typename X> static __device__ inline struct share share_at(const struct decode_view &a, int product)
-{
-    if (product == 2 * a.layers) return share_of<X>(a.words, a.V, a.d);
-    const struct decode_layer &l = a.layer[product / 2];
-    return product % 2 ? share_of<X>(l.out_proj, a.d, a.E) : share_of<X>(l.in_proj, a.W, a.d);
-}
-
-/* A warp's ring. What is read next: tile `next` of product `product` of the token that is `tokens` before the last. */
-struct ring {
-    unsigned stages; /* address in shared memory */
-    int slot;        /* the stage that is used next, and filled again right after */
-    int tokens, product, next;
-    struct share from;
-    unsigned long long policy; /* of the second-level cache: weights are used once a token, everything else should stay */
-};
-
-/* Starts reading one tile into stage `slot`. A ring always has as many groups of copies on their way as it has stages: past
- * the end they are empty. */
-template <typename X> static __device__ inline void ring_read(const struct decode_view &a, struct ring *g, int slot)
-{
-    while (g->tokens > 0 && g->next >= g->from.tiles) {
-        g->next = threadIdx.x / 32;
-        if (++g->product > 2 * a.layers) {
-            g->product = 0;
-            g->tokens--;
+    for (int p = blockIdx.x; p < a.pictures; p += gridDim.x) {
+        int64_t at = (int64_t)t * a.pictures + p;
+        float *x = job.at.logits ? (float *)(shared + job.at.logits) : a.probabilities + (int64_t)p * a.V;
+        int token = sample_row((struct sample_shared *)(shared + job.at.sampler), a.logits + (int64_t)p * a.V, NULL, a.V,
+                               filter, a.uniform[at], x);
+        if (threadIdx.x == 0) {
+            a.tokens[at] = token;
+            word_release(job.m.token + p, (unsigned)token, (unsigned)t + 1);
         }
-        g->from = share_at<X>(a, g->product);
-    }
-    if (g->tokens > 0) {
-        int group = g->next / g->from.steps, step = g->next % g->from.steps, lane = threadIdx.x % 32;
-        int unit = lane % TILE_UNITS, row_bytes = g->from.K * (int)sizeof(X), column = (step * TILE_UNITS + unit) * 16;
-        unsigned stage = g->stages + slot * TILE_BYTES;
-#pragma unroll
-        for (int i = 0; i < TILE_ROWS; i += 32 / TILE_UNITS) {
-            int row = i + lane / TILE_UNITS, from_row = group * TILE_ROWS + row;
-            bool there = from_row < g->from.rows && column < row_bytes;
-            /* Odd rows swap the halves of 128 bytes: the tensor cores' operands then come from different banks. */
-            unsigned to = stage + (row * TILE_UNITS + (unit ^ (row & 1) << 2)) * 16;
-            const char *source = there ? g->from.base + (int64_t)from_row * row_bytes + column : g->from.base;
-            asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(to), "l"(source),
-                         "r"(there ? 16 : 0), "l"(g->policy)
-                         : "memory");
-        }
-        g->next += WARPS;
-    }
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-template <typename X, int DEPTH>
-static __device__ inline void ring_start(const struct decode_view &a, struct ring *g, char *shared, int tokens)
-{
-    int warp = threadIdx.x / 32;
-    g->stages = (unsigned)__cvta_generic_to_shared(shared + warp * DEPTH * TILE_BYTES);
-    g->slot = 0;
-    g->tokens = tokens;
-    g->product = 0;
-    g->next = warp;
-    g->from = share_at<X>(a, 0);
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(g->policy));
-    for (int i = 0; i < DEPTH; i++) ring_read<X>(a, g, i);
-}
-
-static __device__ inline uint4 shared_load(unsigned address)
-{
-    uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(address)
-                 : "memory");
-    return v;
-}
-
-/* ------------------------------------------------------------------------------------------------------------ tiles */
-
-/*
- * Sums of a warp over the tiles of one group: one value for each pair of a stream and a row of the tile.
- * `add` takes the tile at shared address `tile` that starts at column `k`; input (R, stride bytes) of X. `put` writes the
- * sums as (R, TILE_ROWS).
- */
-template <typename X> struct tile_sums;
-
-/*
- * Lane (g, q) = (lane / 4, lane mod 4) holds 8 consecutive columns of row g of the tile, and of stream g: the tensor cores'
- * inner index is a permutation of the columns, the same one for both operands, so that operands are read 16 bytes at a time.
- */
-template <> struct tile_sums<bf16> {
-    float c[4];
-
-    __device__ inline void clear()
-    {
-        c[0] = c[1] = c[2] = c[3] = 0;
-    }
-
-    __device__ inline void multiply(unsigned a0, unsigned a2, unsigned b0, unsigned b1)
-    {
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                     "{%0, %1, %2, %3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a0), "r"(0), "r"(a2), "r"(0), "r"(b0), "r"(b1));
-    }
-
-    __device__ inline void add(unsigned tile, unsigned input, int stride, int R, int k, int K)
-    {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-#pragma unroll
-        for (int j = 0; j < TILE_UNITS / 4; j++) {
-            if (k + 32 * j >= K) break;
-            uint4 w = shared_load(tile + (g * TILE_UNITS + ((4 * j + q) ^ (g & 1) << 2)) * 16);
-            uint4 x = shared_load(input + min(g, R - 1) * stride + (k + 32 * j + 8 * q) * 2); /* rows past R go nowhere */
-            multiply(x.x, x.y, w.x, w.y);
-            multiply(x.z, x.w, w.z, w.w);
-        }
-    }
-
-    __device__ inline void put(float *part, int R)
-    {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-        if (g < R) *(float2 *)(part + g * TILE_ROWS + 2 * q) = make_float2(c[0], c[1]);
-    }
-};
-
-/* Lane (g, q) holds 4 columns of row g at a time. */
-template <> struct tile_sums<float> {
-    float c[MOST_STREAMS];
-
-    __device__ inline void clear()
-    {
-#pragma unroll
-        for (int r = 0; r < MOST_STREAMS; r++) c[r] = 0;
-    }
-
-    __device__ inline void add(unsigned tile, unsigned input, int stride, int R, int k, int K)
-    {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-#pragma unroll
-        for (int j = 0; j < TILE_UNITS / 4; j++) {
-            if (k + 16 * j >= K) break;
-            uint4 w = shared_load(tile + (g * TILE_UNITS + ((4 * j + q) ^ (g & 1) << 2)) * 16);
-#pragma unroll
-            for (int r = 0; r < MOST_STREAMS; r++) {
-                if (r >= R) break;
-                uint4 x = shared_load(input + r * stride + (k + 16 * j + 4 * q) * 4);
-                c[r] += __uint_as_float(w.x) * __uint_as_float(x.x) + __uint_as_float(w.y) * __uint_as_float(x.y) +
-                        __uint_as_float(w.z) * __uint_as_float(x.z) + __uint_as_float(w.w) * __uint_as_float(x.w);
-            }
-        }
-    }
-
-    __device__ inline void put(float *part, int R)
-    {
-        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-#pragma unroll
-        for (int r = 0; r < MOST_STREAMS; r++) {
-            if (r >= R) break;
-            float sum = c[r] + __shfl_xor_sync(~0u, c[r], 1);
-            sum += __shfl_xor_sync(~0u, sum, 2);
-            if (q == 0) part[r * TILE_ROWS + g] = sum;
-        }
-    }
-};
-
-/*
- * y (R, N): this block's columns n0 .. n0+rows of input wᵀ, with the tiles as they come out of the rings. part holds
- * (groups, WARPS, R, TILE_ROWS) partial sums of as many groups as fit in WORK_BYTES. Begins and ends with a barrier.
- */
-template <typename X, int DEPTH>
-static __device__ inline void product(const struct decode_view &a, struct ring *g, int which, unsigned input, int stride,
-                                      float *part, float *y, int N)
-{
-    struct share s = share_at<X>(a, which);
-    int warp = threadIdx.x / 32, R = a.R, one = WARPS * R * TILE_ROWS, pass = WORK_BYTES / 4 / one;
-    int groups = s.steps ? s.tiles / s.steps : 0, tile = warp;
-    for (int first = 0; first < groups; first += pass) {
-        int last = min(first + pass, groups), current = -1;
-        struct tile_sums<X> sums;
-        sums.clear();
-        __syncthreads(); /* the input is there, part is free */
-        for (; tile < last * s.steps; tile += WARPS) {
-            int group = tile / s.steps, step = tile % s.steps;
-            if (group != current) {
-                if (current >= 0) sums.put(part + (current - first) * one + warp * R * TILE_ROWS, R);
-                sums.clear();
-                current = group;
-            }
-            asm volatile("cp.async.wait_group %0;" ::"n"(DEPTH - 1) : "memory");
-            __syncwarp(); /* every lane's copies have arrived */
-            sums.add(g->stages + g->slot * TILE_BYTES, input, stride, R, step * (TILE_UNITS * 16 / (int)sizeof(X)), s.K);
-            __syncwarp(); /* every lane has read the stage */
-            ring_read<X>(a, g, g->slot);
-            g->slot = g->slot + 1 == DEPTH ? 0 : g->slot + 1;
-        }
-        if (current >= 0) sums.put(part + (current - first) * one + warp * R * TILE_ROWS, R);
         __syncthreads();
-        int rows = min(last * TILE_ROWS, s.rows) - first * TILE_ROWS, sharing = min(s.steps, (int)WARPS);
-        for (int i = threadIdx.x; i < rows * R; i += THREADS) {
-            int r = i / rows, row = i % rows, group = row / TILE_ROWS;
-            const float *from = part + group * one + r * TILE_ROWS + row % TILE_ROWS;
-            int w = (group + first) * s.steps % WARPS; /* the first of the warps that had a tile of the group */
-            float sum = 0;
-            for (int j = 0; j < sharing; j++) {
-                sum += from[w * R * TILE_ROWS];
-                w = w + 1 == WARPS ? 0 : w + 1;
-            }
-            y[(int64_t)r * N + s.n0 + first * TILE_ROWS + row] = sum;
-        }
+    }
+}
+
+/* The last tokens of all streams. What blocks have kept for each other in the steps before is there, too. */
+static __device__ inline void last_tokens(const struct few_job &job, struct few_shared *s, int t)
+{
+    const struct decode_view &a = job.a;
+    if (t > 0 && (int)threadIdx.x < a.R) {
+        int p = (int)threadIdx.x % a.pictures;
+        int token = t > job.from ? (int)word_acquire(job.m.token + p, (unsigned)t)
+                                 : __ldcg(a.tokens + (int64_t)(t - 1) * a.pictures + p);
+        s->token[threadIdx.x] = max(token, 0);
     }
     __syncthreads();
 }
 
 /* --------------------------------------------------------------------------------------------------------- the kernel */
 
-/* Heads of this block: first .. last of the R·H pairs, stream-major. */
-struct heads {
-    int first, last;
-};
-
-static __device__ inline struct heads heads_of(const struct decode_view &a)
+static __device__ inline void shared_start(const struct few_job &job, int size, struct few_shared *s)
 {
-    struct heads n = {(int)((int64_t)a.R * a.H * blockIdx.x / gridDim.x),
-                      (int)((int64_t)a.R * a.H * (blockIdx.x + 1) / gridDim.x)};
-    return n;
-}
-
-/* Asks for the histories that `mix` will read, so that they are in the second-level cache by then. */
-template <typename X> static __device__ inline void mix_ahead(const struct decode_view &a, int l, int t)
-{
-    enum { LINE = 128 };
-    struct heads n = heads_of(a);
-    int stream = -1;
-    for (int i = n.first; i < n.last; i++) {
-        const char *u = (const char *)((const X *)a.u + ((int64_t)l * a.R * a.H + i) * a.T * HEADDIM);
-        for (int at = threadIdx.x * LINE; at < t * HEADDIM * (int)sizeof(X); at += THREADS * LINE)
-            asm volatile("prefetch.global.L2 [%0];" ::"l"(u + at));
-        if (i / a.H == stream) continue;
-        stream = i / a.H;
-        const char *b = (const char *)((const X *)a.b + ((int64_t)l * a.R + stream) * a.T * a.S);
-        for (int at = threadIdx.x * LINE; at < t * a.S * (int)sizeof(X); at += THREADS * LINE)
-            asm volatile("prefetch.global.L2 [%0];" ::"l"(b + at));
-    }
-}
-
-template <typename X> static __device__ void mix(const struct decode_view &a, int l, int t, float *work)
-{
-    float *bc = work + HEAD_SHARED, *cb = bc + 2 * a.S, *decays = cb + a.T;
-    /* The threads that the convolution of B and C leaves idle, where there are enough, take the head's inputs. */
-    int first = 2 * a.S + HEADDIM <= THREADS ? 2 * a.S : 0, stream = -1;
-    struct heads n = heads_of(a);
-    for (int i = n.first; i < n.last; i++) {
-        int r = i / a.H, h = i % a.H;
-        head_begin<X>(a, l, r, h, t, first, decays, work);
-        if (r != stream)
-            history_products<X>(a, l, r, t, h == 0, bc, cb);
-        else
-            __syncthreads();
-        stream = r;
-        head_finish<X>(a, l, r, h, t, cb, decays, work);
-        __syncthreads();
-    }
-}
-
-/* v (R,E) of all blocks as the input of out_proj. */
-template <typename X> static __device__ void fetch_mixed(const struct decode_view &a, char *input, int stride)
-{
-    int units = a.E * (int)sizeof(X) / 16;
-    for (int i = threadIdx.x; i < a.R * units; i += THREADS) {
-        int r = i / units, unit = i % units;
-        *(uint4 *)(input + r * stride + unit * 16) = __ldcg((const uint4 *)((const X *)a.v + (int64_t)r * a.E) + unit);
-    }
-}
-
-/* The input of product `which`, and the product. */
-template <typename X, int DEPTH>
-static __device__ inline void multiply(const struct decode_view &a, struct ring *g, int which, int t, char *shared,
-                                       const struct layout &at)
-{
-    int l = which / 2;
-    bool out = which % 2 != 0, head = l == a.layers;
-    int stride = input_stride(out ? a.E : a.d, sizeof(X));
-    char *input = shared + at.input;
-    if (out) {
-        fetch_mixed<X>(a, input, stride);
-    } else {
-        float *red = (float *)(shared + at.red);
-        if (!head) mix_ahead<X>(a, l, t);
-        norm_rows<X>(a, l, t, 0, a.R, a.r[(l + 1) % 2], a.r[l % 2], blockIdx.x, gridDim.x, (float *)(shared + at.sums), red,
-                     red + MOST_STREAMS * 32, (X *)input, stride / (int)sizeof(X));
-    }
-    product<X, DEPTH>(a, g, which, (unsigned)__cvta_generic_to_shared(input), stride, (float *)(shared + at.work),
-                      out    ? a.h
-                      : head ? a.logits
-                             : a.zxbcdt,
-                      out    ? a.d
-                      : head ? a.V
-                             : a.W);
-}
-
-template <typename X, int DEPTH>
-static __global__ void __launch_bounds__(THREADS, 1)
-    persistent_kernel(const __grid_constant__ struct decode_view given, int from, int to)
-{
-    extern __shared__ __align__(128) char shared[];
-    struct layout at = layout_of(given, sizeof(X), DEPTH);
-    struct decode_view &a = *(struct decode_view *)(shared + at.view);
-    struct decode_layer *table = (struct decode_layer *)(shared + at.layers);
-    for (int i = threadIdx.x; i < given.layers; i += THREADS) table[i] = given.layer[i];
-    if (threadIdx.x == 0) {
-        a = given;
-        a.layer = table;
+    const struct decode_view &a = job.a;
+    int thread = threadIdx.x;
+    shares_start(a, size, s);
+    for (int i = thread; i < a.layers; i += THREADS) ((struct decode_layer *)(s + 1))[i] = a.layer[i];
+    if (thread < a.R) {
+        s->team[thread] = team_of(a.E, a.R, gridDim.x, thread);
+        s->row[thread] = a.row[thread];
     }
     __syncthreads();
-    float *work = (float *)(shared + at.work);
-    unsigned goal = 0;
-    struct ring ring;
-    ring_start<X, DEPTH>(a, &ring, shared, to - from);
-    for (int t = from; t < to; t++) {
-        for (int which = 0; which <= 2 * given.layers; which++) {
-            multiply<X, DEPTH>(a, &ring, which, t, shared, at);
-            grid_barrier(given.barrier, &goal);
-            if (which % 2 != 0 || which == 2 * given.layers) continue;
-            mix<X>(a, which / 2, t, work);
-            grid_barrier(given.barrier, &goal);
-        }
-        for (int p = blockIdx.x; p < given.pictures; p += gridDim.x) sample_picture(a, p, t, (struct sample_shared *)work);
-        grid_barrier(given.barrier, &goal);
+}
+
+/* One layer. step: the number of its words. */
+template <typename X, int DEPTH, typename Meter>
+static __device__ inline void run_layer(const struct few_job &job, const struct part_of_mixer &own, struct few_shared *s,
+                                        struct ring *ring, char *shared, int l, int t, Meter &meter)
+{
+    const struct decode_view &a = job.a;
+    const struct few_memory &m = job.m;
+    unsigned step = (unsigned)(t * a.layers + l + 1);
+    char *input = shared + job.at.input;
+    float *part = (float *)(shared + job.at.part);
+    int in_stride = input_stride(a.d, sizeof(X)), out_stride = input_stride(a.E, sizeof(X));
+    mix_ahead<X>(job, own, l, t);
+    norm<X>(a, m, s, l, t, step - 1, (float2 *)(shared + job.at.residual), input, in_stride, [&] { meter.mark(WAIT_H); });
+    __syncthreads();
+    meter.mark(NORM);
+    product<X, DEPTH>(a, s, ring, IN, shared_address(input), in_stride, part, [&](int first, int rows, struct part_sums sums) {
+        word *to = m.zxbcdt + s->share[IN].n0 + first;
+        each_sum(a.R, rows, sums,
+                 [&](int r, int row, float sum) { word_store(to + (int64_t)r * a.W + row, __float_as_uint(sum), step); });
+    });
+    meter.mark(IN_PROJ);
+    if (own.units > 0)
+        mix<X>(job, own, layers_of(s)[l], l, t, step, (float *)(shared + job.at.mixer), [&] { meter.mark(WAIT_ZXBCDT); });
+    meter.mark(MIX);
+    if (s->share[OUT].rows > 0) { /* who sends no h would not hold back those who write v anew */
+        fetch_mixed<X>(a, m, step, input, out_stride);
+        meter.mark(WAIT_V);
+        __syncthreads();
+        fetch_factor(a, m, s, step);
     }
-    asm volatile("cp.async.wait_all;" ::: "memory");
+    product<X, DEPTH>(a, s, ring, OUT, shared_address(input), out_stride, part,
+                      [&](int first, int rows, struct part_sums sums) {
+                          word *to = m.h + s->share[OUT].n0 + first;
+                          each_sum(a.R, rows, sums, [&](int r, int row, float sum) {
+                              word_store(to + r * a.d + row, __float_as_uint(sum * s->factor[r]), step);
+                          });
+                      });
+    meter.mark(OUT_PROJ);
+}
+
+template <typename X, int DEPTH, typename Meter>
+static __global__ void __launch_bounds__(THREADS, 1) persistent_kernel(const __grid_constant__ struct few_job job)
+{
+    extern __shared__ __align__(128) char shared[];
+    const struct decode_view &a = job.a;
+    struct few_shared *s = (struct few_shared *)(shared + job.at.fixed);
+    char *input = shared + job.at.input;
+    int stride = input_stride(a.d, sizeof(X));
+    const struct part_of_mixer own = part_of_mixer_of(a);
+    struct ring ring;
+    Meter meter;
+    shared_start(job, sizeof(X), s);
+    ring_start<DEPTH>(a, s, &ring, shared, job.to - job.from);
+    meter.start();
+    for (int t = job.from; t < job.to; t++) {
+        last_tokens(job, s, t);
+        meter.mark(WAIT_TOKEN);
+        for (int l = 0; l < a.layers; l++) run_layer<X, DEPTH>(job, own, s, &ring, shared, l, t, meter);
+        norm<X>(a, job.m, s, a.layers, t, (unsigned)((t + 1) * a.layers), (float2 *)(shared + job.at.residual), input, stride,
+                [&] { meter.mark(WAIT_H); });
+        __syncthreads();
+        product<X, DEPTH>(a, s, &ring, HEAD, shared_address(input), stride, (float *)(shared + job.at.part),
+                          [&](int first, int rows, struct part_sums sums) { guide(a, s->share[HEAD].n0 + first, rows, sums); });
+        __syncthreads();
+        if (threadIdx.x == 0) count_release(job.m.arrived);
+        meter.mark(LOGITS);
+        draw(job, t, shared);
+        meter.mark(DRAW);
+    }
+    weights_wait<0>();
+    meter.finish(job.meter);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- the host */
 
-static int depth_that_fits(const struct cuda *c, const struct decode_view *a, bool is_bf16)
+enum { DEEP = 4, SHALLOW = 2 }; /* stages of a ring */
+
+static struct few_layout layout_of(const struct decode_view *a, int size, int blocks, int depth, bool logits)
 {
-    const int depths[] = {DEEPEST, 4, 2};
-    size_t mixer = (HEAD_SHARED + 2 * (size_t)a->T + 2 * (size_t)a->S) * sizeof(float);
-    if (a->R > MOST_STREAMS || mixer > WORK_BYTES || sizeof(struct sample_shared) > WORK_BYTES) return 0;
-    for (int depth : depths)
-        if ((size_t)layout_of(*a, is_bf16 ? 2 : 4, depth).total <= c->shared_limit) return depth;
+    struct few_layout at;
+    int units = 0;
+    for (int r = 0; r < a->R; r++) units = std::max(units, team_of(a->E, a->R, blocks, r).units);
+    auto whole = [](int64_t n) { return (int)((n + 15) / 16 * 16); };
+    at.fixed = WARPS * depth * TILE_BYTES;
+    at.input = at.fixed + whole((int64_t)sizeof(struct few_shared) + a->layers * (int64_t)sizeof(struct decode_layer));
+    at.residual = at.input + whole((int64_t)a->R * input_stride(a->E, size));
+    at.part = at.residual + a->R * a->d * (int)sizeof(float);
+    at.mixer = at.part + PART_BYTES;
+    at.sampler = at.input;
+    at.logits = logits ? at.sampler + whole(sizeof(struct sample_shared)) : 0;
+    int sampled = logits ? at.logits + a->V * (int)sizeof(float) : at.sampler + (int)sizeof(struct sample_shared);
+    at.mix = mixer_layout_of(units, a->S);
+    at.total = std::max(at.mixer + at.mix.total * (int)sizeof(float), sampled);
+    return at;
+}
+
+/* Stages of the rings, 0 when there is no room; with logits in shared memory where that is possible. */
+static int depth_that_fits(const struct cuda *c, const struct decode_view *a, int size, struct few_layout *at)
+{
+    for (int depth = DEEP; depth >= SHALLOW; depth -= DEEP - SHALLOW)
+        for (int logits = 1; logits >= 0; logits--) {
+            *at = layout_of(a, size, c->multiprocessors, depth, logits != 0);
+            if ((size_t)at->total + METER_BYTES <= c->shared_limit) return depth;
+        }
     return 0;
+}
+
+/* Whether every block has rows to read ahead of the others (which is how they know that words may be written anew), and
+ * operands fit the tensor cores. */
+static bool suits(const struct cuda *c, const struct decode_view *a, int size)
+{
+    int widest = size == 2 ? (int)keys<bf16>::WIDEST : (int)keys<float>::WIDEST;
+    return a->R <= MOST_STREAMS && a->R <= c->multiprocessors && a->W >= c->multiprocessors && a->S <= widest &&
+           a->S * size % 16 == 0;
 }
 
 bool decode_persistent_fits(const struct cuda *c, const struct decode_view *a, bool is_bf16)
 {
-    return depth_that_fits(c, a, is_bf16) > 0;
+    int size = is_bf16 ? 2 : 4;
+    struct few_layout at;
+    return suits(c, a, size) && depth_that_fits(c, a, size, &at) > 0;
 }
 
-template <typename X> static const void *kernel_of(int depth)
+int64_t decode_persistent_bytes(const struct decode_view *a, bool is_bf16, int64_t streams)
 {
-    switch (depth) {
-    case DEEPEST: return (const void *)persistent_kernel<X, DEEPEST>;
-    case 4: return (const void *)persistent_kernel<X, 4>;
-    default: return (const void *)persistent_kernel<X, 2>;
-    }
+    int64_t most = MOST_STREAMS;
+    return few_memory_of(a, std::min(streams, most), is_bf16 ? 2 : 4, NULL).bytes;
+}
+
+template <typename X> static const void *kernel_of(int depth, bool metered)
+{
+    if (metered)
+        return depth == DEEP ? (const void *)persistent_kernel<X, DEEP, struct meter>
+                             : (const void *)persistent_kernel<X, SHALLOW, struct meter>;
+    return depth == DEEP ? (const void *)persistent_kernel<X, DEEP, struct no_meter>
+                         : (const void *)persistent_kernel<X, SHALLOW, struct no_meter>;
 }
 
 aim_status decode_persistent_run(struct backend *be, const struct decode_view *a, bool is_bf16, int from, int to)
 {
     struct cuda *c = cuda_of(be);
-    int depth = depth_that_fits(c, a, is_bf16);
-    int bytes = layout_of(*a, is_bf16 ? 2 : 4, depth).total;
-    const void *kernel = is_bf16 ? kernel_of<bf16>(depth) : kernel_of<float>(depth);
-    struct decode_view view = *a;
-    void *arguments[] = {&view, &from, &to};
-    CUDA_TRY(be, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    CUDA_TRY(be, cudaMemsetAsync(a->barrier, 0, sizeof *a->barrier, c->stream));
+    int size = is_bf16 ? 2 : 4;
+    struct few_job job = {*a, few_memory_of(a, a->R, size, (char *)a->few), {}, from, to, (unsigned long long *)c->meter};
+    int depth = depth_that_fits(c, a, size, &job.at);
+    const void *kernel = is_bf16 ? kernel_of<bf16>(depth, c->meter != NULL) : kernel_of<float>(depth, c->meter != NULL);
+    void *arguments[] = {&job};
+    CUDA_TRY(be, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, job.at.total));
+    if (from == 0) norm_kernel<<<(unsigned)((a->layers + 1) * a->R), THREADS, 0, c->stream>>>(*a, job.m.norms);
+    CUDA_TRY(be, cudaMemsetAsync(a->few, 0, (size_t)job.m.words, c->stream));
     CUDA_TRY(be, cudaLaunchCooperativeKernel(kernel, dim3((unsigned)c->multiprocessors), dim3(THREADS), arguments,
-                                             (size_t)bytes, c->stream));
+                                             (size_t)job.at.total, c->stream));
     return AIM_OK;
 }

@@ -108,6 +108,7 @@ static __device__ inline bool sample_guide(struct sample_shared *s, struct sampl
     bool bad = false;
     if (threadIdx.x == 0) s->bad = 0;
     __syncthreads();
+#pragma unroll 8
     for (int i = g.begin + g.lane; i < g.end; i += 32) {
         float l = __ldcg(logits + i), v = l;
         if (uncond) {
@@ -295,6 +296,47 @@ static __device__ inline void sample_top_p(struct sample_shared *s, struct sampl
     for (int i = g.begin + g.lane; i < g.end; i += 32) x[i] *= scale;
 }
 
+/* Σ of the lanes up to each lane. */
+static __device__ inline double sample_running_sum(double v, int lane)
+{
+    for (int o = 1; o < 32; o <<= 1) {
+        double other = __shfl_up_sync(~0u, v, o);
+        if (lane >= o) v += other;
+    }
+    return v;
+}
+
+/* Among x[i] .. x[i+31] the first with a running sum, from `before` on, over the limit, else the last that is possible. */
+static __device__ inline int sample_search(const float *x, int i, int end, int lane, double before, double limit)
+{
+    double p = i + lane < end ? (double)x[i + lane] : 0, upto = before + sample_running_sum(p, lane);
+    unsigned possible = __ballot_sync(~0u, p > 0), hit = __ballot_sync(~0u, p > 0 && upto > limit);
+    return i + (hit ? __ffs(hit) - 1 : 31 - __clz(possible));
+}
+
+/* The same among a warp's whole segment: a lane adds up 32 values, and only the 32 where the limit lies are looked through. */
+static __device__ inline int sample_search_segment(struct sample_segment g, const float *x, double before, double limit)
+{
+    int last = -1; /* where the last possible ones are */
+    for (int base = g.begin; base < g.end; base += 32 * 32) {
+        double own = 0;
+#pragma unroll 8
+        for (int c = 0; c < 32; c++) { /* each lane begins elsewhere: in shared memory, in another bank */
+            int i = base + 32 * g.lane + (c + g.lane) % 32;
+            if (i < g.end) own += (double)x[i];
+        }
+        double upto = sample_running_sum(own, g.lane);
+        unsigned possible = __ballot_sync(~0u, own > 0), hit = __ballot_sync(~0u, own > 0 && before + upto > limit);
+        if (hit) {
+            int row = __ffs(hit) - 1;
+            return sample_search(x, base + 32 * row, g.end, g.lane, before + __shfl_sync(~0u, upto - own, row), limit);
+        }
+        if (possible) last = base + 32 * (31 - __clz(possible));
+        before += __shfl_sync(~0u, upto, 31);
+    }
+    return last < 0 ? 0 : sample_search(x, last, g.end, g.lane, before, CUDART_INF);
+}
+
 /* The first token whose cumulative probability exceeds `uniform` of the whole, else the last that is possible. */
 static __device__ inline int sample_draw(struct sample_shared *s, struct sample_segment g, const float *x, double uniform)
 {
@@ -302,7 +344,6 @@ static __device__ inline int sample_draw(struct sample_shared *s, struct sample_
     for (int i = g.begin + g.lane; i < g.end; i += 32) sum += (double)x[i];
     sum = sample_warp_sum(sum);
     if (g.lane == 0) s->sum[g.warp] = sum;
-    if (threadIdx.x == 0) s->token = 0;
     __syncthreads();
     double total = 0, before = 0;
     int chosen = -1, last = 0;
@@ -317,23 +358,9 @@ static __device__ inline int sample_draw(struct sample_shared *s, struct sample_
         }
         before += s->sum[w];
     }
-    if (chosen < 0) before = -1; /* past the end by rounding: nothing will exceed the limit, and the last one is taken */
+    if (chosen < 0) limit = CUDART_INF; /* past the end by rounding: the last one is taken */
     if (g.warp == (chosen < 0 ? last : chosen)) {
-        int token = 0;
-        for (int i = g.begin; i < g.end; i += 32) {
-            double p = i + g.lane < g.end ? (double)x[i + g.lane] : 0, upto = p;
-            for (int o = 1; o < 32; o <<= 1) {
-                double other = __shfl_up_sync(~0u, upto, o);
-                if (g.lane >= o) upto += other;
-            }
-            unsigned possible = __ballot_sync(~0u, p > 0), hit = __ballot_sync(~0u, p > 0 && before + upto > limit);
-            if (possible) token = i + 31 - __clz(possible);
-            if (hit) {
-                token = i + __ffs(hit) - 1;
-                break;
-            }
-            before += __shfl_sync(~0u, upto, 31);
-        }
+        int token = sample_search_segment(g, x, before, limit);
         if (g.lane == 0) s->token = token;
     }
     __syncthreads();

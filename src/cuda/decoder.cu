@@ -61,6 +61,11 @@ static void lay_out(struct arena *arena, struct decode_view *a, bool is_bf16, in
     part(arena, (struct decode_layer **)&a->layer, a->layers, sizeof *a->layer);
     part(arena, (int32_t **)&a->row, R, sizeof *a->row);
     part(arena, (double **)&a->uniform, a->T * R, sizeof *a->uniform);
+    part(arena, &a->logits, R * a->V, f);
+    part(arena, &a->probabilities, R * a->V, f);
+    part(arena, &a->tokens, a->T * R, sizeof *a->tokens);
+    part(arena, &a->t, 1, sizeof *a->t);
+    size_t start = arena->used;
     part(arena, &a->r[0], R * a->d, f);
     part(arena, &a->r[1], R * a->d, f);
     part(arena, (char **)&a->m, R * a->d, x);
@@ -72,11 +77,10 @@ static void lay_out(struct arena *arena, struct decode_view *a, bool is_bf16, in
     part(arena, (char **)&a->u, layer_streams * a->H * a->T * HEADDIM, x);
     part(arena, (char **)&a->b, layer_streams * a->T * a->S, x);
     part(arena, &a->decay, layer_streams * a->H * a->T, f);
-    part(arena, &a->logits, R * a->V, f);
-    part(arena, &a->probabilities, R * a->V, f);
-    part(arena, &a->tokens, a->T * R, sizeof *a->tokens);
-    part(arena, &a->t, 1, sizeof *a->t);
-    part(arena, &a->barrier, 1, sizeof *a->barrier);
+    size_t end = arena->used; /* a job runs in one way or the other: the persistent kernel's memory lies over the graph's */
+    arena->used = start;
+    part(arena, (char **)&a->few, decode_persistent_bytes(a, is_bf16, R), 1);
+    arena->used = arena->used > end ? arena->used : end;
 }
 
 static int64_t decoder_bytes(const struct decoder_sizes *size, bool is_bf16, int64_t streams)

@@ -29,6 +29,7 @@ struct cuda {
     void *marks;    /* what clock.cu keeps */
     void *scratch;
     size_t scratch_bytes;
+    void *meter; /* counts of meter.h; NULL: nobody asks for them */
 };
 
 static inline struct cuda *cuda_of(struct backend *be)

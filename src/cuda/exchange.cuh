@@ -1,0 +1,161 @@
+/*
+ * How the blocks of one kernel speak to each other through device memory, and how they read weights ahead.
+ *
+ * A word is 32 bits of value beside the number of the step that wrote it, stored and loaded as one. Whoever needs a value
+ * reads its word until the number is the expected one: value and news arrive in the same load, and nobody needs a fence or
+ * a barrier. (NCCL's "LL" protocol.) A word may be written anew once its writer knows that all have read it.
+ */
+#ifndef AIM_CUDA_EXCHANGE_CUH
+#define AIM_CUDA_EXCHANGE_CUH
+
+#include "cuda/device.cuh"
+
+typedef unsigned long long word;
+
+static __device__ inline void word_store(word *to, unsigned value, unsigned step)
+{
+    word w = (word)step << 32 | value;
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(w) : "memory");
+}
+
+static __device__ inline word word_read(const word *from)
+{
+    word w;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(w) : "l"(from) : "memory");
+    return w;
+}
+
+/* Two words, each whole by itself; 16-byte aligned. */
+static __device__ inline ulonglong2 words_read(const word *from)
+{
+    ulonglong2 w;
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(w.x), "=l"(w.y) : "l"(from) : "memory");
+    return w;
+}
+
+static __device__ inline bool word_is_of(word w, unsigned step)
+{
+    return (unsigned)(w >> 32) == step;
+}
+
+static __device__ inline float word_float(word w)
+{
+    return __uint_as_float((unsigned)w);
+}
+
+static __device__ inline word word_wait(const word *from, unsigned step)
+{
+    word w;
+    do w = word_read(from);
+    while (!word_is_of(w, step));
+    return w;
+}
+
+/* A word that also hands over everything its writer's block did before, and a count that does the same. */
+static __device__ inline void word_release(word *to, unsigned value, unsigned step)
+{
+    word w = (word)step << 32 | value;
+    asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(w) : "memory");
+}
+
+static __device__ inline unsigned word_acquire(const word *from, unsigned step)
+{
+    word w;
+    do asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(w) : "l"(from) : "memory");
+    while (!word_is_of(w, step));
+    return (unsigned)w;
+}
+
+static __device__ inline void count_release(unsigned *count)
+{
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(count) : "memory");
+}
+
+static __device__ inline void count_acquire(const unsigned *count, unsigned goal)
+{
+    unsigned seen;
+    do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(count) : "memory");
+    while (seen < goal);
+}
+
+/*
+ * threadIdx.x, of which the compiler does not know that it is the same every time: in a long kernel it would else keep what
+ * follows from it in registers all along, and put away what they are needed for.
+ */
+static __device__ inline int thread_index(void)
+{
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    __builtin_assume(thread >= 0);
+    return thread;
+}
+
+/* --------------------------------------------------------------------------------------------- reading ahead */
+
+/* A policy of the second-level cache for what is used once a token: everything else should stay. */
+static __device__ inline unsigned long long policy_of_weights(void)
+{
+    unsigned long long policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+/* Starts to copy 16 bytes to shared memory, or zeros. */
+static __device__ inline void weights_copy(unsigned to, const void *from, bool wanted, unsigned long long policy)
+{
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(to), "l"(from),
+                 "r"(wanted ? 16 : 0), "l"(policy)
+                 : "memory");
+}
+
+static __device__ inline void weights_commit(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Until at most N of the groups of copies that this thread committed last are under way. */
+template <int N> static __device__ inline void weights_wait(void)
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+static __device__ inline void prefetch(const void *line)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+}
+
+static __device__ inline unsigned shared_address(const void *p)
+{
+    return (unsigned)__cvta_generic_to_shared(p);
+}
+
+static __device__ inline uint4 shared_load(unsigned address)
+{
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(address)
+                 : "memory");
+    return v;
+}
+
+/* c (16,8) += a (16,16) b (16,8) of bf16, as in mma.cuh; rows 8 to 15 of a are zero. */
+static __device__ inline void multiply_rows(float (&c)[4], unsigned a0, unsigned a2, unsigned b0, unsigned b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %5}, {%7, %8}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a0), "r"(0), "r"(a2), "r"(b0), "r"(b1));
+}
+
+/* The same with all rows. */
+static __device__ inline void multiply_full(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                                            unsigned b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+#endif
