@@ -45,7 +45,7 @@ void conv_see_x(struct backend *be, const struct conv *c, const void *x, void *s
 }
 
 /* blockIdx.y is a row of x */
-template <int V, typename T> static __global__ void add_seen(const T *__restrict__ seen, struct conv c, T *__restrict__ dx)
+template <int V, typename T> static __global__ void add_seen(const T *__restrict__ seen, struct conv c, bool fresh, T *__restrict__ dx)
 {
     int places = (int)c.I / V, at = (int)blockIdx.x * COPY_THREADS + (int)threadIdx.x, line = (int)blockIdx.y, H = (int)c.H;
     if (at >= (int)c.W * places) return;
@@ -58,17 +58,21 @@ template <int V, typename T> static __global__ void add_seen(const T *__restrict
 #pragma unroll
         for (int j = 0; j < V; j++) sum.v[j] += in.v[j];
     }
-    store_add<V>(dx + line * c.W * c.I + (int64_t)at * V, sum);
+    T *to = dx + line * c.W * c.I + (int64_t)at * V;
+    if (fresh)
+        store_whole<V>(to, sum);
+    else
+        store_add<V>(to, sum);
 }
 
-void conv_add_seen(struct backend *be, const struct conv *c, const void *seen, void *dx)
+void conv_add_seen(struct backend *be, const struct conv *c, const void *seen, bool fresh, void *dx)
 {
     by_conv_type(c, [&](auto zero) {
         using T = decltype(zero);
         by_width<16 / sizeof(T)>(rows_aligned(c->type, c->I, dx, seen), [&](auto w) {
             constexpr int V = decltype(w)::value;
             dim3 grid(copy_blocks(c->W * c->I / V), (unsigned)(c->N * c->H));
-            add_seen<V><<<grid, COPY_THREADS, 0, cuda_of(be)->stream>>>((const T *)seen, *c, (T *)dx);
+            add_seen<V><<<grid, COPY_THREADS, 0, cuda_of(be)->stream>>>((const T *)seen, *c, fresh, (T *)dx);
         });
     });
 }
