@@ -7,7 +7,9 @@
 #include "cuda/columns.cuh"
 
 enum {
-    MOST_CHUNKS = 256, /* of a picture */
+    MOST_CHUNKS = 256,       /* of a picture */
+    FEW_CHUNKS = 64,         /* the same: no fewer, if that makes chunks shorter than CHUNK_VALUES */
+    CHUNK_VALUES = 1 << 15,
     LEAST_PIXELS = 16, /* of a chunk */
     GROUP_THREADS = 128,
     AHEAD = 4 /* rows that a thread loads before it works on them */
@@ -35,7 +37,8 @@ static aim_status start(struct backend *be, const struct tensor *x, int groups, 
     g->C = x->shape[3];
     g->groups = groups;
     g->eps = eps;
-    g->each = max64(divide_up(g->pixels, MOST_CHUNKS), LEAST_PIXELS);
+    int64_t wanted = min64(divide_up(CHUNK_VALUES, g->C), divide_up(g->pixels, FEW_CHUNKS));
+    g->each = max64(max64(divide_up(g->pixels, MOST_CHUNKS), wanted), LEAST_PIXELS);
     g->chunks = divide_up(g->pixels, g->each);
     size_t values = (size_t)(g->pictures * g->C);
     struct pieces p = {};
@@ -73,9 +76,9 @@ __device__ static inline struct span span_of(const struct group_norm &g)
 /* Per channel Σ(x-p) and Σ(x-p)², p being the picture's first pixel: squares of deviations stay exact when the mean is many
  * of them. */
 template <int V, typename T>
-static __global__ void __launch_bounds__(COLUMN_THREADS) deviations(const T *x, struct group_norm g, struct columns s)
+static __global__ void __launch_bounds__(COLUMN_THREADS, 4) deviations(const T *x, struct group_norm g, struct columns s)
 {
-    __shared__ float room[COLUMN_THREADS * V];
+    __shared__ alignas(16) float room[COLUMN_THREADS * V];
     struct stand at = stand_of<V>(s, blockIdx.z);
     struct span in = span_of(g);
     pack<V> sum = zeros<V>(), squares = zeros<V>();
@@ -227,29 +230,36 @@ template <typename T, bool SILU> static __device__ inline float gradient_in(floa
     return dy * (s + u * s * (1.0f - s));
 }
 
-/* Per channel Σ g and Σ g x̂ of a chunk. */
+/* Per channel Σ g and Σ g (x - mean) of a chunk. */
 template <int V, bool SILU, typename T>
-static __global__ void __launch_bounds__(COLUMN_THREADS)
+static __global__ void __launch_bounds__(COLUMN_THREADS, 2)
     gradient_sums(const T *__restrict__ x, const T *__restrict__ dy, struct group_norm g, struct columns s)
 {
-    __shared__ float room[COLUMN_THREADS * V];
+    __shared__ alignas(16) float room[COLUMN_THREADS * V];
     struct stand at = stand_of<V>(s, blockIdx.z);
     struct span in = span_of(g);
     pack<V> sum = zeros<V>(), product = zeros<V>();
     if (at.live) {
         const float *rows = g.rows + blockIdx.y * GN_ROWS * g.C + at.channel;
         pack<V> scale = load<V>(rows + GN_SCALE * g.C), shift = load<V>(rows + GN_SHIFT * g.C);
-        pack<V> mean = load<V>(rows + GN_MEAN * g.C), rstd = load<V>(rows + GN_RSTD * g.C);
-#pragma unroll 2
-        for (int64_t p = in.from + at.row; p < in.end; p += s.deep) {
-            int64_t place = in.picture + p * g.C + at.channel;
-            pack<V> v = load<V>(x + place), up = load<V>(dy + place);
+        pack<V> mean = load<V>(rows + GN_MEAN * g.C);
+        const T *from = x + in.picture + at.channel, *up = dy + in.picture + at.channel;
+        for (int64_t p0 = in.from + at.row; p0 < in.end; p0 += AHEAD * s.deep) {
+            memory_pack<T, V> v[AHEAD], d[AHEAD];
 #pragma unroll
-            for (int j = 0; j < V; j++) {
-                float d = gradient_in<T, SILU>(v.v[j], up.v[j], scale.v[j], shift.v[j]);
-                sum.v[j] += d;
-                product.v[j] += d * ((v.v[j] - mean.v[j]) * rstd.v[j]);
+            for (int i = 0; i < AHEAD; i++) {
+                bool inside = p0 + i * s.deep < in.end;
+                v[i] = load_raw<V>(from + (p0 + i * s.deep) * g.C, inside);
+                d[i] = load_raw<V>(up + (p0 + i * s.deep) * g.C, inside); /* zeros add nothing */
             }
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++)
+#pragma unroll
+                for (int j = 0; j < V; j++) {
+                    float u = value(v[i].v[j]), slope = gradient_in<T, SILU>(u, value(d[i].v[j]), scale.v[j], shift.v[j]);
+                    sum.v[j] += slope;
+                    product.v[j] += slope * (u - mean.v[j]);
+                }
         }
     }
     columns_sum<V>(s, blockIdx.z, sum, room, in.partial);
@@ -270,6 +280,7 @@ static __global__ void __launch_bounds__(GROUP_THREADS) group_means(const float 
         for (int64_t k = lane; k < g.chunks; k += WARP) sum += (double)partial[(k * 2 + which) * g.C + c];
 #pragma unroll
         for (int gap = WARP / 2; gap > 0; gap /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, gap);
+        if (which) sum *= (double)g.rows[(blockIdx.y * GN_ROWS + GN_RSTD) * g.C + c];
         if (lane == 0) {
             sums[which * g.C + c] = sum;
             m[which] += (double)w[c] * sum;
@@ -298,43 +309,61 @@ static __global__ void add_parameters(struct group_norm g, float *dw, float *db)
     if (dw) dw[c] += (float)product;
 }
 
-template <int V, bool SILU, typename T>
-static __global__ void __launch_bounds__(COLUMN_THREADS)
+/* dx += (FRESH: =) g scale - m₁ rstd - (x - mean) m₂ rstd², scale being rstd w */
+template <int V, bool SILU, bool FRESH, typename T>
+static __global__ void __launch_bounds__(COLUMN_THREADS, 2)
     add_gradient(const T *__restrict__ x, const T *__restrict__ dy, struct group_norm g, struct columns s, T *__restrict__ dx)
 {
+    constexpr int ROWS = FRESH ? AHEAD : AHEAD / 2;
     struct stand at = stand_of<V>(s, blockIdx.z);
     struct span in = span_of(g);
     if (!at.live) return;
     const float *rows = g.rows + blockIdx.y * GN_ROWS * g.C + at.channel, *means = g.means + blockIdx.y * 2 * g.C + at.channel;
-    pack<V> scale = load<V>(rows + GN_SCALE * g.C), shift = load<V>(rows + GN_SHIFT * g.C); /* scale is rstd w */
-    pack<V> mean = load<V>(rows + GN_MEAN * g.C), rstd = load<V>(rows + GN_RSTD * g.C);
-    pack<V> m1 = load<V>(means), m2 = load<V>(means + g.C);
+    pack<V> scale = load<V>(rows + GN_SCALE * g.C), shift = load<V>(rows + GN_SHIFT * g.C), mean = load<V>(rows + GN_MEAN * g.C);
+    pack<V> rstd = load<V>(rows + GN_RSTD * g.C), even = load<V>(means), slope = load<V>(means + g.C);
 #pragma unroll
     for (int j = 0; j < V; j++) {
-        m1.v[j] *= rstd.v[j];
-        m2.v[j] *= rstd.v[j] * rstd.v[j];
+        slope.v[j] *= rstd.v[j] * rstd.v[j];
+        even.v[j] = even.v[j] * rstd.v[j] - mean.v[j] * slope.v[j];
     }
-#pragma unroll 2
-    for (int64_t p = in.from + at.row; p < in.end; p += s.deep) {
-        int64_t place = in.picture + p * g.C + at.channel;
-        pack<V> v = load<V>(x + place), up = load<V>(dy + place), out = load<V>(dx + place);
+    const T *from = x + in.picture + at.channel, *up = dy + in.picture + at.channel;
+    T *to = dx + in.picture + at.channel;
+    for (int64_t p0 = in.from + at.row; p0 < in.end; p0 += ROWS * s.deep) {
+        memory_pack<T, V> v[ROWS], d[ROWS], old[ROWS];
 #pragma unroll
-        for (int j = 0; j < V; j++) {
-            float d = gradient_in<T, SILU>(v.v[j], up.v[j], scale.v[j], shift.v[j]);
-            out.v[j] += d * scale.v[j] - m1.v[j] - (v.v[j] - mean.v[j]) * m2.v[j];
+        for (int i = 0; i < ROWS; i++) {
+            int64_t place = (p0 + i * s.deep) * g.C;
+            bool inside = p0 + i * s.deep < in.end;
+            v[i] = load_raw<V>(from + place, inside);
+            d[i] = load_raw<V>(up + place, inside);
+            if (!FRESH) old[i] = load_raw<V>(to + place, inside);
         }
-        store_whole<V>(dx + place, out);
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            if (p0 + i * s.deep >= in.end) continue;
+            pack<V> out;
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                float u = value(v[i].v[j]), add = gradient_in<T, SILU>(u, value(d[i].v[j]), scale.v[j], shift.v[j]) * scale.v[j];
+                out.v[j] = add - even.v[j] - u * slope.v[j];
+                if (!FRESH) out.v[j] += value(old[i].v[j]);
+            }
+            store_whole<V>(to + (p0 + i * s.deep) * g.C, out);
+        }
     }
 }
 
 template <int V, bool SILU, typename T>
 static void launch_backward(struct backend *be, const T *x, const float *w, const struct group_norm *g, dim3 grid,
-                            struct columns s, const T *dy, T *dx)
+                            struct columns s, const T *dy, bool fresh, T *dx)
 {
     cudaStream_t stream = cuda_of(be)->stream;
     gradient_sums<V, SILU><<<grid, COLUMN_THREADS, 0, stream>>>(x, dy, *g, s);
     group_means<<<dim3((unsigned)g->groups, (unsigned)g->pictures), GROUP_THREADS, 0, stream>>>(w, *g);
-    if (dx) add_gradient<V, SILU><<<grid, COLUMN_THREADS, 0, stream>>>(x, dy, *g, s, dx);
+    if (dx && fresh)
+        add_gradient<V, SILU, true><<<grid, COLUMN_THREADS, 0, stream>>>(x, dy, *g, s, dx);
+    else if (dx)
+        add_gradient<V, SILU, false><<<grid, COLUMN_THREADS, 0, stream>>>(x, dy, *g, s, dx);
 }
 
 aim_status cuda_group_norm_silu_backward(struct backend *be, const struct tensor *x, const struct tensor *w,
@@ -344,14 +373,15 @@ aim_status cuda_group_norm_silu_backward(struct backend *be, const struct tensor
     struct group_norm g;
     TRY(start(be, x, groups, eps, true, &g));
     bool vectors = rows_aligned(x->type, g.C, x->data, dy->data, dx ? dx->data : NULL);
+    bool fresh = take_fresh(be, dx);
     find_statistics(be, &g, x, w, b, vectors);
     by_columns(&g, x, vectors, [&](auto zero, auto across, dim3 grid, struct columns s) {
         using T = decltype(zero);
         constexpr int V = decltype(across)::value;
         if (silu)
-            launch_backward<V, true>(be, data_of<T>(x), f32(w), &g, grid, s, data_of<T>(dy), data_of<T>(dx));
+            launch_backward<V, true>(be, data_of<T>(x), f32(w), &g, grid, s, data_of<T>(dy), fresh, data_of<T>(dx));
         else
-            launch_backward<V, false>(be, data_of<T>(x), f32(w), &g, grid, s, data_of<T>(dy), data_of<T>(dx));
+            launch_backward<V, false>(be, data_of<T>(x), f32(w), &g, grid, s, data_of<T>(dy), fresh, data_of<T>(dx));
     });
     if (dw || db)
         add_parameters<<<(unsigned)divide_up(g.C, 64), 64, 0, cuda_of(be)->stream>>>(g, data_of<float>(dw), data_of<float>(db));

@@ -87,13 +87,18 @@ template <int V, typename T, typename F> static __global__ void map_values(const
     }
 }
 
-template <int V, typename T, typename F> static __global__ void map_back(const T *x, const T *dy, int64_t n, F f, T *dx)
+/* dx += (fresh: =) */
+template <int V, typename T, typename F>
+static __global__ void map_back(const T *x, const T *dy, int64_t n, F f, bool fresh, T *dx)
 {
     for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < n / V; i += (int64_t)gridDim.x * THREADS) {
         pack<V> v = load<V>(x + i * V), up = load<V>(dy + i * V);
 #pragma unroll
         for (int j = 0; j < V; j++) v.v[j] = f.back(v.v[j], up.v[j]);
-        store_add<V>(dx + i * V, v);
+        if (fresh)
+            store<V>(dx + i * V, v);
+        else
+            store_add<V>(dx + i * V, v);
     }
 }
 
@@ -117,12 +122,13 @@ static aim_status map_all_back(struct backend *be, const struct tensor *x, F f, 
                                const char *op)
 {
     int64_t n = tensor_count(x);
+    bool fresh = take_fresh(be, dx);
     by_type(x, [&](auto zero) {
         using T = decltype(zero);
         by_width<16 / sizeof(T)>(rows_aligned(x->type, n, x->data, dy->data, dx->data), [&](auto w) {
             constexpr int V = decltype(w)::value;
             map_back<V><<<cuda_blocks(be, n / V, THREADS), THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(x), data_of<T>(dy), n,
-                                                                                              f, data_of<T>(dx));
+                                                                                              f, fresh, data_of<T>(dx));
         });
     });
     return cuda_launched(be, op);
@@ -292,7 +298,7 @@ static __device__ inline float blur_share(int64_t from, int64_t to, int64_t n)
     return sum;
 }
 
-template <int V, typename T> static __global__ void blur_back(const T *dy, struct map_shape s, T *dx)
+template <int V, typename T> static __global__ void blur_back(const T *dy, struct map_shape s, bool fresh, T *dx)
 {
     struct place p = place_of<V>(s);
     if (!p.live) return;
@@ -305,7 +311,11 @@ template <int V, typename T> static __global__ void blur_back(const T *dy, struc
 #pragma unroll
         for (int j = 0; j < V; j++) sum.v[j] += weight * up.v[j];
     }
-    store_add<V>(dx + ((p.n * s.H + p.y) * s.W + p.x) * s.C + p.channel, sum);
+    T *to = dx + ((p.n * s.H + p.y) * s.W + p.x) * s.C + p.channel;
+    if (fresh)
+        store<V>(to, sum);
+    else
+        store_add<V>(to, sum);
 }
 
 aim_status cuda_blur(struct backend *be, const struct tensor *x, struct tensor *y)
@@ -324,11 +334,13 @@ aim_status cuda_blur(struct backend *be, const struct tensor *x, struct tensor *
 aim_status cuda_blur_backward(struct backend *be, const struct tensor *dy, struct tensor *dx)
 {
     struct map_shape s = shape_of(dy);
+    bool fresh = take_fresh(be, dx);
     by_type(dy, [&](auto zero) {
         using T = decltype(zero);
         by_width<16 / sizeof(T)>(rows_aligned(dy->type, s.C, dy->data, dx->data), [&](auto w) {
             constexpr int V = decltype(w)::value;
-            blur_back<V><<<place_blocks<V>(s), THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(dy), s, data_of<T>(dx));
+            blur_back<V><<<place_blocks<V>(s), THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(dy), s, fresh,
+                                                                                  data_of<T>(dx));
         });
     });
     return cuda_launched(be, "blur_backward");
