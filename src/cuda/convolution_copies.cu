@@ -45,7 +45,8 @@ void conv_see_x(struct backend *be, const struct conv *c, const void *x, void *s
 }
 
 /* blockIdx.y is a row of x */
-template <int V, typename T> static __global__ void add_seen(const T *__restrict__ seen, struct conv c, bool fresh, T *__restrict__ dx)
+template <int V, typename T>
+static __global__ void add_seen(const T *__restrict__ seen, struct conv c, bool fresh, T *__restrict__ dx)
 {
     int places = (int)c.I / V, at = (int)blockIdx.x * COPY_THREADS + (int)threadIdx.x, line = (int)blockIdx.y, H = (int)c.H;
     if (at >= (int)c.W * places) return;

@@ -70,8 +70,9 @@ static void order_inputs(struct backend *be, const struct conv *c, const float *
 
 /* -------------------------------------------------------------------------------------------------- kernel */
 
-/* How x is read, or y written: as it is; x enlarged twofold; y the sums of 2 x 2 pixels, the gradient of an enlargement. */
-enum narrow_mode { AS_IT_IS, ENLARGED, SUMMED };
+/* What y is, of a map of x's size: all of it; the sums of each 2 x 2 pixels, an enlargement's gradient; the lower right ones of
+ * them, a convolution that goes on by two pixels. */
+enum writing { WHOLE, SUMMED, HALVED };
 
 struct narrow {
     const bf16 *x;
@@ -101,12 +102,13 @@ template <int V> static __device__ inline void put_channels(const struct narrow 
 }
 
 /* A finished row of a warp: sums[tile][4] of its 16 pixels, from column x on of row y. `above` is the row before. */
-template <int TILES, int MODE>
+template <int TILES, int WRITING>
 static __device__ inline void finish_row(const struct narrow &n, int64_t picture, int y, int x, int channel,
                                          const float (&sums)[TILES][4], float (&above)[TILES][4])
 {
     const int g = threadIdx.x % WARP / 4, H = n.t.H, W = n.t.W;
-    if (MODE == SUMMED && y % 2 == 0) {
+    if (WRITING == HALVED && y % 2 == 0) return;
+    if (WRITING == SUMMED && y % 2 == 0) {
 #pragma unroll
         for (int t = 0; t < TILES; t++)
 #pragma unroll
@@ -119,37 +121,56 @@ static __device__ inline void finish_row(const struct narrow &n, int64_t picture
 #pragma unroll
         for (int j = 0; j < 2 * TILES; j++) {
             v.v[j] = sums[j / 2][half * 2 + j % 2];
-            if (MODE == SUMMED) {
+            if (WRITING == SUMMED) {
                 v.v[j] += above[j / 2][half * 2 + j % 2];
                 v.v[j] += __shfl_xor_sync(0xffffffffu, v.v[j], 4); /* the pixel beside it */
             }
         }
         int at = x + g + half * 8;
         if (at >= W) continue;
-        if (MODE != SUMMED)
+        if (WRITING == WHOLE)
             put_channels(n, (picture * H + y) * W + at, channel, v);
-        else if (g % 2 == 0)
+        else if (g % 2 == (WRITING == HALVED) && at / 2 < W / 2)
             put_channels(n, (picture * (H / 2) + y / 2) * (W / 2) + at / 2, channel, v);
     }
 }
 
+/* A row of x, whose number is j beyond a multiple of STEP, meets every BY-th row of taps from FIRST on. */
+template <int I, int TILES, int FIRST, int BY>
+static __device__ inline void meet(const bf16 *row, const int (&from)[STEP], const uint32_t (&filters)[TAPS][I / 16][TILES * 2],
+                                   int j, float (&sums)[STEP][TILES][4])
+{
+#pragma unroll
+    for (int tx = 0; tx < STEP; tx++)
+#pragma unroll
+        for (int k = 0; k < I / 16; k++) {
+            uint32_t a[4];
+            load_matrices(a, row + (from[tx] ^ k * 16));
+#pragma unroll
+            for (int ty = FIRST; ty < STEP; ty += BY)
+#pragma unroll
+                for (int t = 0; t < TILES; t++)
+                    mma(sums[(j - ty + STEP) % STEP][t], a, filters[ty * STEP + tx][k][t * 2],
+                        filters[ty * STEP + tx][k][t * 2 + 1]);
+        }
+}
+
 /* I channels of x; TILES of 8 channels of y a warp; STRIPS beside each other in a block. */
-template <int I, int TILES, int STRIPS, int MODE>
+template <int I, int TILES, int STRIPS, int READING, int WRITING>
 static __global__ void __launch_bounds__(NARROW_THREADS, BLOCKS_PER_PROCESSOR) narrow_forward(struct narrow n)
 {
     constexpr int K = I / 16, PIXELS = STRIPS * STRIP + 2, ROW = PIXELS * I, IN_STEP = STEP * ROW;
-    constexpr bool UP = MODE == ENLARGED;
     extern __shared__ __align__(128) bf16 ring[];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, strip = warp % STRIPS, group = warp / STRIPS;
     const int channel = group * 8 * TILES + lane % 4 * 2 * TILES; /* a lane's first one of y */
-    const int64_t picture_size = (int64_t)(UP ? n.t.H / 2 : n.t.H) * (UP ? n.t.W / 2 : n.t.W) * I;
+    const int64_t map = pixels_of<READING>(n.t) * I;
     struct walk now = {blockIdx.x, 0, 0}, ahead = now;
     auto start = [&]() {
         if (ahead.number < n.t.count) {
             struct tile p = tile_of(n.t, ahead.number);
-            start_rows<I, PIXELS, UP, NARROW_THREADS>(n.x + p.picture * picture_size, n.t.H, n.t.W,
-                                                      p.y - 1 + (int)ahead.step * STEP, p.x * STRIPS * STRIP - 1,
-                                                      ring + ahead.place * IN_STEP);
+            start_rows<I, PIXELS, READING, NARROW_THREADS>(n.x + p.picture * map, n.t.H, n.t.W,
+                                                           p.y - 1 + (int)ahead.step * STEP, p.x * STRIPS * STRIP - 1,
+                                                           ring + ahead.place * IN_STEP);
         }
         copy_commit();
         walk_on(n.t, &ahead);
@@ -181,23 +202,18 @@ static __global__ void __launch_bounds__(NARROW_THREADS, BLOCKS_PER_PROCESSOR) n
 #pragma unroll
         for (int j = 0; j < STEP; j++) {
             const bf16 *row = ring + now.place * IN_STEP + j * ROW;
-#pragma unroll
-            for (int tx = 0; tx < STEP; tx++)
-#pragma unroll
-                for (int k = 0; k < K; k++) {
-                    uint32_t a[4];
-                    load_matrices(a, row + (from[tx] ^ k * 16));
-#pragma unroll
-                    for (int ty = 0; ty < STEP; ty++)
-#pragma unroll
-                        for (int t = 0; t < TILES; t++)
-                            mma(sums[(j - ty + STEP) % STEP][t], a, filters[ty * STEP + tx][k][t * 2],
-                                filters[ty * STEP + tx][k][t * 2 + 1]);
-                }
+            const bool even = (now.step + j) % 2 == 0; /* as now.step * STEP + j is: of x, before the tile's first row */
+            if (READING == PLAIN && WRITING == HALVED && even) /* rows of y that are wanted have odd numbers */
+                meet<I, TILES, 1, 2>(row, from, filters, j, sums);
+            else if (READING == PLAIN && WRITING == HALVED)
+                meet<I, TILES, 0, 2>(row, from, filters, j, sums);
+            else if (READING != APART || even) /* the others are zero */
+                meet<I, TILES, 0, 1>(row, from, filters, j, sums);
             constexpr int LAST = STEP - 1; /* this row was the last one for y's row before the one before */
             const int done = (int)now.step * STEP + j - LAST, slot = (j + 1) % STEP;
             if (done >= 0 && done < n.t.rows && p.y + done < n.t.H)
-                finish_row<TILES, MODE>(n, p.picture, p.y + done, (p.x * STRIPS + strip) * STRIP, channel, sums[slot], above);
+                finish_row<TILES, WRITING>(n, p.picture, p.y + done, (p.x * STRIPS + strip) * STRIP, channel, sums[slot],
+                                           above);
 #pragma unroll
             for (int i = 0; i < TILES * 4; i++) sums[slot][i / 4][i % 4] = bias[i / 4 * 2 + i % 2];
         }
@@ -207,11 +223,11 @@ static __global__ void __launch_bounds__(NARROW_THREADS, BLOCKS_PER_PROCESSOR) n
 
 /* ---------------------------------------------------------------------------------------------------- calls */
 
-template <int I, int TILES, int STRIPS, int MODE>
+template <int I, int TILES, int STRIPS, int READING, int WRITING>
 static aim_status launch(struct backend *be, const struct tensor *x, struct narrow n, int64_t H, int64_t W)
 {
     constexpr size_t shared = RING * STEP * (size_t)(STRIPS * STRIP + 2) * I * sizeof(bf16);
-    auto kernel = narrow_forward<I, TILES, STRIPS, MODE>;
+    auto kernel = narrow_forward<I, TILES, STRIPS, READING, WRITING>;
     TRY(allow_shared(be, kernel, shared));
     n.t = tiling_of(x->shape[0], H, W, STRIPS * STRIP);
     unsigned blocks = (unsigned)min64((int64_t)n.t.count, (int64_t)cuda_of(be)->multiprocessors * BLOCKS_PER_PROCESSOR);
@@ -220,15 +236,15 @@ static aim_status launch(struct backend *be, const struct tensor *x, struct narr
 }
 
 /* H x W: of the larger side */
-template <int MODE>
+template <int READING, int WRITING>
 static aim_status run(struct backend *be, const struct tensor *x, struct narrow n, int64_t H, int64_t W)
 {
     int64_t I = tensor_cols(x), groups = groups_of(I, n.O);
-    if (I == 32 && groups == 1) return launch<32, 2, 8, MODE>(be, x, n, H, W);
-    if (I == 32 && groups == 2) return launch<32, 2, 4, MODE>(be, x, n, H, W);
-    if (I == 32) return launch<32, 2, 2, MODE>(be, x, n, H, W);
-    if (groups == 4) return launch<64, 1, 2, MODE>(be, x, n, H, W);
-    return launch<64, 1, 1, MODE>(be, x, n, H, W);
+    if (I == 32 && groups == 1) return launch<32, 2, 8, READING, WRITING>(be, x, n, H, W);
+    if (I == 32 && groups == 2) return launch<32, 2, 4, READING, WRITING>(be, x, n, H, W);
+    if (I == 32) return launch<32, 2, 2, READING, WRITING>(be, x, n, H, W);
+    if (groups == 4) return launch<64, 1, 2, READING, WRITING>(be, x, n, H, W);
+    return launch<64, 1, 1, READING, WRITING>(be, x, n, H, W);
 }
 
 /* Channels of x, and of y. */
@@ -240,8 +256,10 @@ static bool widths_serve(int64_t I, int64_t O)
 static bool how_serves(const struct tensor *x, int64_t kernel, const struct conv2d *how)
 {
     const int64_t most = INT32_MAX / 64; /* pixels of a picture: its values are counted in 32 bits */
-    return x->type == T_BF16 && kernel == 3 && how->stride == 1 && how->pad_before == 1 && how->pad_after == 1 &&
-           x->shape[1] * x->shape[2] * (how->upsample ? 4 : 1) < most;
+    bool same = how->stride == 1 && how->pad_before == 1 && how->pad_after == 1;
+    bool halves =
+        how->stride == 2 && how->pad_before == 0 && how->pad_after == 1 && !how->upsample; /* the odd ones of `same` */
+    return x->type == T_BF16 && kernel == 3 && (same || halves) && x->shape[1] * x->shape[2] * (how->upsample ? 4 : 1) < most;
 }
 
 bool conv_narrow_serves(const struct tensor *x, const struct tensor *y, int64_t kernel, const struct conv2d *how)
@@ -273,7 +291,9 @@ aim_status conv_narrow(struct backend *be, const struct tensor *x, const struct 
     n.filters = (const uint32_t *)filters_of(be, &c, w, filter_pairs(c.I, c.O), order_forward);
     if (!n.filters) return AIM_ERR_MEMORY;
     n.x = data_of<bf16>(x), n.bias = data_of<float>(bias), n.y = data_of<bf16>(y), n.O = (int)c.O;
-    return how->upsample ? run<ENLARGED>(be, x, n, y->shape[1], y->shape[2]) : run<AS_IT_IS>(be, x, n, y->shape[1], y->shape[2]);
+    if (how->upsample) return run<ENLARGED, WHOLE>(be, x, n, y->shape[1], y->shape[2]);
+    if (how->stride == 2) return run<PLAIN, HALVED>(be, x, n, x->shape[1], x->shape[2]);
+    return run<PLAIN, WHOLE>(be, x, n, y->shape[1], y->shape[2]);
 }
 
 aim_status conv_narrow_inputs(struct backend *be, const struct tensor *w, const struct conv2d *how, const struct tensor *dy,
@@ -285,6 +305,7 @@ aim_status conv_narrow_inputs(struct backend *be, const struct tensor *w, const 
     n.filters = (const uint32_t *)filters_of(be, &c, w, filter_pairs(c.O, c.I), order_inputs);
     if (!n.filters) return AIM_ERR_MEMORY;
     n.x = data_of<bf16>(dy), n.y = data_of<bf16>(dx), n.O = (int)c.I, n.add = !fresh;
-    return how->upsample ? run<SUMMED>(be, dy, n, dy->shape[1], dy->shape[2])
-                         : run<AS_IT_IS>(be, dy, n, dy->shape[1], dy->shape[2]);
+    if (how->upsample) return run<PLAIN, SUMMED>(be, dy, n, dy->shape[1], dy->shape[2]);
+    if (how->stride == 2) return run<APART, WHOLE>(be, dy, n, dx->shape[1], dx->shape[2]);
+    return run<PLAIN, WHOLE>(be, dy, n, dx->shape[1], dx->shape[2]);
 }

@@ -79,19 +79,29 @@ template <int C> static __device__ inline int place_in_row(int pixel, int part)
     return pixel * C + shuffled<C>(pixel, part) * 8;
 }
 
+/* How a map of H x W is made of what lies in memory: that itself; half as large, and each of its pixels fills 2 x 2; or each
+ * stands at the lower right of 2 x 2, the others being zero. */
+enum reading { PLAIN, ENLARGED, APART };
+
+/* Pixels that lie in memory. */
+template <int READING> static __device__ inline int64_t pixels_of(const struct tiling &t)
+{
+    return READING == PLAIN ? (int64_t)t.H * t.W : (int64_t)(t.H / 2) * (t.W / 2);
+}
+
 /*
- * Starts copying STEP rows from row y on, PIXELS pixels from x on, of a picture of C channels: rows (STEP, PIXELS, C). What
- * is not in rows 0 .. H-1 and columns 0 .. W-1 becomes zero. UP: the picture is half as large, and is enlarged twofold.
+ * Starts copying STEP rows from row y on, PIXELS pixels from x on, of a map of C channels: rows (STEP, PIXELS, C). What is not
+ * in rows 0 .. H-1 and columns 0 .. W-1 becomes zero.
  */
-template <int C, int PIXELS, bool UP, int THREADS>
-static __device__ inline void start_rows(const bf16 *picture, int H, int W, int y, int x, bf16 *rows)
+template <int C, int PIXELS, int READING, int THREADS>
+static __device__ inline void start_rows(const bf16 *map, int H, int W, int y, int x, bf16 *rows)
 {
     constexpr int PARTS = C / 8, EACH = PIXELS * PARTS;
     for (int i = threadIdx.x; i < STEP * EACH; i += THREADS) {
         int row = i / EACH, pixel = i % EACH / PARTS, part = i % PARTS, iy = y + row, ix = x + pixel;
-        bool inside = iy >= 0 && ix >= 0 && iy < H && ix < W;
-        int from = UP ? (iy / 2) * (W / 2) + ix / 2 : iy * W + ix;
-        copy_start(rows + row * PIXELS * C + place_in_row<C>(pixel, part), picture + (inside ? from * C + part * 8 : 0), inside);
+        bool inside = iy >= 0 && ix >= 0 && iy < H && ix < W && (READING != APART || (iy & ix & 1));
+        int from = READING == PLAIN ? iy * W + ix : (iy / 2) * (W / 2) + ix / 2;
+        copy_start(rows + row * PIXELS * C + place_in_row<C>(pixel, part), map + (inside ? from * C + part * 8 : 0), inside);
     }
 }
 

@@ -24,24 +24,39 @@ template <int I, int O> struct dw_shape {
     static constexpr size_t shared = RING * IN_STEP * sizeof(bf16);
 };
 
-template <int I, int O, bool UP> static __global__ void __launch_bounds__(DW_THREADS) narrow_weights(struct narrow_dw n)
+/* A row of x meets every BY-th row of taps from FIRST on; j: its number beyond a multiple of STEP. */
+template <int FIRST, int BY>
+static __device__ inline void meet(const uint32_t (&a)[STEP][2][4], const uint32_t (&b)[2][4], int j,
+                                   float (&sums)[STEP][2][4][4])
+{
+#pragma unroll
+    for (int ty = FIRST; ty < STEP; ty += BY)
+#pragma unroll
+        for (int m = 0; m < 2; m++)
+#pragma unroll
+            for (int t = 0; t < 4; t++)
+                mma(sums[ty][m][t], a[(j - ty + STEP) % STEP][m], b[t / 2][t % 2 * 2], b[t / 2][t % 2 * 2 + 1]);
+}
+
+/* How x and dy are read. */
+template <int I, int O, int READ_X, int READ_Y>
+static __global__ void __launch_bounds__(DW_THREADS) narrow_weights(struct narrow_dw n)
 {
     using S = dw_shape<I, O>;
     extern __shared__ __align__(128) bf16 ring[];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, tx = warp % STEP, strip = warp / STEP % S::STRIPS;
     const int block = warp / STEP / S::STRIPS, i0 = block % (I / SIDE) * SIDE, o0 = block / (I / SIDE) * SIDE;
     const bool biased = n.bias && tx == 0 && i0 == 0;
-    const int64_t x_size = (int64_t)(UP ? n.t.H / 2 : n.t.H) * (UP ? n.t.W / 2 : n.t.W) * I;
-    const int64_t y_size = (int64_t)n.t.H * n.t.W * O;
+    const int64_t x_size = pixels_of<READ_X>(n.t) * I, y_size = pixels_of<READ_Y>(n.t) * O;
     struct walk now = {blockIdx.x, 0, 0}, ahead = now;
     auto start = [&]() {
         if (ahead.number < n.t.count) {
             struct tile p = tile_of(n.t, ahead.number);
             bf16 *to = ring + ahead.place * S::IN_STEP;
             int y = p.y + (int)ahead.step * STEP, end = p.y + n.t.rows < n.t.H ? p.y + n.t.rows : n.t.H; /* of the tile's dy */
-            start_rows<I, S::PIXELS, UP, DW_THREADS>(n.x + p.picture * x_size, n.t.H, n.t.W, y - 1, p.x * S::WIDTH - 1, to);
-            start_rows<O, S::WIDTH, false, DW_THREADS>(n.dy + p.picture * y_size, end, n.t.W, y, p.x * S::WIDTH,
-                                                       to + STEP * S::ROW_X);
+            start_rows<I, S::PIXELS, READ_X, DW_THREADS>(n.x + p.picture * x_size, n.t.H, n.t.W, y - 1, p.x * S::WIDTH - 1, to);
+            start_rows<O, S::WIDTH, READ_Y, DW_THREADS>(n.dy + p.picture * y_size, end, n.t.W, y, p.x * S::WIDTH,
+                                                        to + STEP * S::ROW_X);
         }
         copy_commit();
         walk_on(n.t, &ahead);
@@ -73,13 +88,12 @@ template <int I, int O, bool UP> static __global__ void __launch_bounds__(DW_THR
                 load_matrices_transposed(a[j][h], step_y + j * S::ROW_Y + (from_y ^ h * 16));
                 load_matrices_transposed(b[h], step_x + j * S::ROW_X + (from_x ^ h * 16));
             }
-#pragma unroll
-            for (int ty = 0; ty < STEP; ty++)
-#pragma unroll
-                for (int m = 0; m < 2; m++)
-#pragma unroll
-                    for (int t = 0; t < 4; t++)
-                        mma(sums[ty][m][t], a[(j - ty + STEP) % STEP][m], b[t / 2][t % 2 * 2], b[t / 2][t % 2 * 2 + 1]);
+            if (READ_Y == PLAIN)
+                meet<0, 1>(a, b, j, sums);
+            else if ((now.step + j) % 2 == 0) /* rows of dy with even numbers are zero */
+                meet<1, 2>(a, b, j, sums);
+            else
+                meet<0, 2>(a, b, j, sums);
             if (biased)
 #pragma unroll
                 for (int m = 0; m < 2; m++) mma(bias[m], a[j][m], ones, ones);
@@ -121,15 +135,16 @@ static __global__ void __launch_bounds__(SUM_COLUMNS *SUM_LANES)
     dw[(o * I + i) * TAPS + tap] += sum;
 }
 
-template <int I, int O, bool UP>
-static aim_status launch(struct backend *be, const struct tensor *x, const struct tensor *dy, struct tensor *dw,
-                         struct tensor *dbias)
+/* H x W: of the larger side */
+template <int I, int O, int READ_X, int READ_Y>
+static aim_status launch(struct backend *be, int64_t H, int64_t W, const struct tensor *x, const struct tensor *dy,
+                         struct tensor *dw, struct tensor *dbias)
 {
     using S = dw_shape<I, O>;
-    auto kernel = narrow_weights<I, O, UP>;
+    auto kernel = narrow_weights<I, O, READ_X, READ_Y>;
     struct narrow_dw n = {};
     n.x = data_of<bf16>(x), n.dy = data_of<bf16>(dy);
-    n.t = tiling_of(dy->shape[0], dy->shape[1], dy->shape[2], S::WIDTH);
+    n.t = tiling_of(dy->shape[0], H, W, S::WIDTH);
     int64_t blocks = min64((int64_t)n.t.count, PARTS), parts = blocks * S::STRIPS;
     struct pieces room = {};
     size_t sums = piece(&room, (size_t)(parts * TAPS * O * I) * sizeof(float));
@@ -150,7 +165,9 @@ template <int I, int O>
 static aim_status launch_how(struct backend *be, const struct tensor *x, const struct conv2d *how, const struct tensor *dy,
                              struct tensor *dw, struct tensor *dbias)
 {
-    return how->upsample ? launch<I, O, true>(be, x, dy, dw, dbias) : launch<I, O, false>(be, x, dy, dw, dbias);
+    if (how->stride == 2) return launch<I, O, PLAIN, APART>(be, x->shape[1], x->shape[2], x, dy, dw, dbias);
+    if (how->upsample) return launch<I, O, ENLARGED, PLAIN>(be, dy->shape[1], dy->shape[2], x, dy, dw, dbias);
+    return launch<I, O, PLAIN, PLAIN>(be, dy->shape[1], dy->shape[2], x, dy, dw, dbias);
 }
 
 bool conv_narrow_serves_weights(const struct tensor *x, const struct tensor *dy, int64_t kernel, const struct conv2d *how)

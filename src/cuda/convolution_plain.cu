@@ -197,8 +197,8 @@ aim_status plain_conv2d_inputs(struct backend *be, const struct tensor *w, const
     struct geometry g = geometry_of(dx, dy, w->shape[2], how);
     by_type(dy, [&](auto zero) {
         using T = decltype(zero);
-        launch(be, reached<T>{data_of<T>(dy), g}, filters_in<T>{f32(w), g}, add_to<T>{data_of<T>(dx), g.I, fresh}, tensor_rows(dx),
-               g.I, (int64_t)g.grow * g.grow * g.kernel * g.kernel * g.O, 1);
+        launch(be, reached<T>{data_of<T>(dy), g}, filters_in<T>{f32(w), g}, add_to<T>{data_of<T>(dx), g.I, fresh},
+               tensor_rows(dx), g.I, (int64_t)g.grow * g.grow * g.kernel * g.kernel * g.O, 1);
     });
     return cuda_launched(be, "conv2d_backward");
 }

@@ -7,8 +7,8 @@
 #include "cuda/columns.cuh"
 
 enum {
-    MOST_CHUNKS = 256,       /* of a picture */
-    FEW_CHUNKS = 64,         /* the same: no fewer, if that makes chunks shorter than CHUNK_VALUES */
+    MOST_CHUNKS = 256, /* of a picture */
+    FEW_CHUNKS = 64,   /* the same: no fewer, if that makes chunks shorter than CHUNK_VALUES */
     CHUNK_VALUES = 1 << 15,
     LEAST_PIXELS = 16, /* of a chunk */
     GROUP_THREADS = 128,
@@ -330,7 +330,8 @@ static __global__ void __launch_bounds__(COLUMN_THREADS, 2)
     struct span in = span_of(g);
     if (!at.live) return;
     const float *rows = g.rows + blockIdx.y * GN_ROWS * g.C + at.channel, *means = g.means + blockIdx.y * 2 * g.C + at.channel;
-    pack<V> scale = load<V>(rows + GN_SCALE * g.C), shift = load<V>(rows + GN_SHIFT * g.C), mean = load<V>(rows + GN_MEAN * g.C);
+    pack<V> scale = load<V>(rows + GN_SCALE * g.C), shift = load<V>(rows + GN_SHIFT * g.C),
+            mean = load<V>(rows + GN_MEAN * g.C);
     pack<V> rstd = load<V>(rows + GN_RSTD * g.C), even = load<V>(means), slope = load<V>(means + g.C);
 #pragma unroll
     for (int j = 0; j < V; j++) {

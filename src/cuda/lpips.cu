@@ -128,7 +128,8 @@ static __global__ void __launch_bounds__(THREADS)
         float scale = 2.0f * up * l.scale_a, back = l.length > 0 ? warp_sum(along) * l.scale_a / l.length : 0.0f;
         for (int64_t c = threadIdx.x % WARP; c < k.C; c += WARP) {
             float x = value(of_a[c]);
-            float slope = l.length == 0 ? 0.0f : weight_of(k, pixel, c) * (x * l.scale_a - value(of_b[c]) * l.scale_b) - x * back;
+            float slope =
+                l.length == 0 ? 0.0f : weight_of(k, pixel, c) * (x * l.scale_a - value(of_b[c]) * l.scale_b) - x * back;
             T *to = da + pixel * k.C + c;
             put(to, fresh ? scale * slope : value(*to) + scale * slope);
         }
@@ -144,8 +145,8 @@ aim_status cuda_lpips_distance_backward(struct backend *be, const struct tensor 
     by_type(a, [&](auto zero) {
         using T = decltype(zero);
         dim3 grid((unsigned)k.chunks, (unsigned)a->shape[0]);
-        add_gradient<<<grid, THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(a), data_of<T>(b), k, f32(ddistance),
-                                                                fresh, data_of<T>(da));
+        add_gradient<<<grid, THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(a), data_of<T>(b), k, f32(ddistance), fresh,
+                                                                data_of<T>(da));
     });
     return cuda_launched(be, "lpips_distance_backward");
 }

@@ -339,8 +339,7 @@ aim_status cuda_blur_backward(struct backend *be, const struct tensor *dy, struc
         using T = decltype(zero);
         by_width<16 / sizeof(T)>(rows_aligned(dy->type, s.C, dy->data, dx->data), [&](auto w) {
             constexpr int V = decltype(w)::value;
-            blur_back<V><<<place_blocks<V>(s), THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(dy), s, fresh,
-                                                                                  data_of<T>(dx));
+            blur_back<V><<<place_blocks<V>(s), THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(dy), s, fresh, data_of<T>(dx));
         });
     });
     return cuda_launched(be, "blur_backward");

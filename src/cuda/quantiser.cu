@@ -29,7 +29,8 @@ aim_status cuda_normalize_rows(struct backend *be, const struct tensor *x, struc
 }
 
 /* y = x/n with n = max(‖x‖, 1e-12); dx = (dy - y (y·dy)) / n, and dy / n where n is that constant */
-template <typename T> static __global__ void normalize_gradient(const T *x, const T *dy, int64_t M, int64_t D, bool fresh, T *dx)
+template <typename T>
+static __global__ void normalize_gradient(const T *x, const T *dy, int64_t M, int64_t D, bool fresh, T *dx)
 {
     int64_t m = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
     if (m >= M) return;
