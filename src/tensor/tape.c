@@ -126,6 +126,7 @@ static void seed(struct exec *ex, struct tensor *loss, float scale)
 aim_status tape_backward(struct tape *tape, struct tensor *loss, float scale)
 {
     struct exec *ex = tape->ex;
+    tape->scale = scale;
     if (loss) seed(ex, loss, scale);
     while (tape->count > 0) {
         struct node *n = &tape->nodes[--tape->count];

@@ -58,6 +58,7 @@ struct tape {
     struct exec *ex;
     size_t count, capacity;
     struct node *nodes;
+    float scale; /* of the walk back that is going on */
 };
 
 /* Starts recording the ops that run on `ex`. */
