@@ -5,7 +5,7 @@
  * width, and in bfloat16 channels filled up to a multiple of 8 for the tensor cores. Gradients go the same way back.
  *
  * True float32 goes past it (convolution_f32.cu) where the channels fill a block: cuDNN's choice turns maps around, and leaves
- * most of a GPU idle on small ones.
+ * most of a GPU idle on small ones. So do narrow maps in bfloat16 (convolution_narrow.cu); bench_cuda_tokenizer compares.
  */
 #include "cuda/convolution.cuh"
 
@@ -83,8 +83,9 @@ static cudnnHandle_t dnn_of(struct backend *be)
 
 aim_status cuda_images_create(struct cuda *c)
 {
-    (void)c; /* cuDNN takes its time to start: it does when a convolution first needs it */
-    return AIM_OK;
+    const char *way = getenv("AIM_CUDA_CONV");
+    c->dnn_alone = way && strcmp(way, "cudnn") == 0;
+    return AIM_OK; /* cuDNN takes its time to start: it does when a convolution first needs it */
 }
 
 static aim_status start_dnn(struct backend *be)
@@ -465,7 +466,7 @@ static struct tensor *slice(const struct tensor *t, int64_t from, int64_t n, str
 aim_status cuda_conv2d(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                        const struct conv2d *how, struct tensor *y)
 {
-    if (conv_narrow_serves(x, y, w->shape[2], how)) return conv_narrow(be, x, w, bias, how, y);
+    if (!cuda_of(be)->dnn_alone && conv_narrow_serves(x, y, w->shape[2], how)) return conv_narrow(be, x, w, bias, how, y);
     if (!be->bf16 && conv_f32_serves(x, w, bias, how, y)) return conv_f32(be, x, w, bias, how, y);
     int64_t N = x->shape[0], most = pictures_at_once(x, y, how);
     for (int64_t at = 0; at < N; at += most) {
@@ -494,8 +495,9 @@ static aim_status dnn_backward(struct backend *be, const struct tensor *x, const
 aim_status cuda_conv2d_backward(struct backend *be, const struct tensor *x, const struct tensor *w, const struct conv2d *how,
                                 const struct tensor *dy, struct tensor *dx, struct tensor *dw, struct tensor *dbias)
 {
-    bool fresh = take_fresh(be, dx), narrow = dx && conv_narrow_serves_inputs(dx, dy, w->shape[2], how);
-    bool narrow_dw = dw && conv_narrow_serves_weights(x, dy, w->shape[2], how);
+    bool fresh = take_fresh(be, dx), ours = !cuda_of(be)->dnn_alone;
+    bool narrow = ours && dx && conv_narrow_serves_inputs(dx, dy, w->shape[2], how);
+    bool narrow_dw = ours && dw && conv_narrow_serves_weights(x, dy, w->shape[2], how);
     if (narrow) TRY(conv_narrow_inputs(be, w, how, dy, fresh, dx));
     if (narrow_dw) TRY(conv_narrow_weights(be, x, how, dy, dw, dbias));
     TRY(dnn_backward(be, x, w, how, dy, fresh, narrow ? NULL : dx, narrow_dw ? NULL : dw));
