@@ -23,7 +23,8 @@ bool conv_f32_serves(const struct tensor *x, const struct tensor *w, const struc
 aim_status conv_f32(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                     const struct conv2d *how, struct tensor *y);
 
-/* 3x3, bfloat16, of 32 or 64 channels: whether the three take these shapes; kernel is the filters' side. dbias may be NULL. */
+/* 3x3, bfloat16, of 32 or 64 channels, or a picture's few and such: whether the three take these shapes; kernel is the filters'
+ * side. dbias may be NULL. */
 bool conv_narrow_serves(const struct tensor *x, const struct tensor *y, int64_t kernel, const struct conv2d *how);
 bool conv_narrow_serves_inputs(const struct tensor *dx, const struct tensor *dy, int64_t kernel, const struct conv2d *how);
 bool conv_narrow_serves_weights(const struct tensor *x, const struct tensor *dy, int64_t kernel, const struct conv2d *how);

@@ -1,5 +1,6 @@
 /*
- * 3x3 convolutions of narrow bfloat16 maps, of 32 or 64 channels, where a library's tiles stay half empty. A warp has a strip
+ * 3x3 convolutions of narrow bfloat16 maps, of 32 or 64 channels or of the few of a picture, where a library's tiles stay half
+ * empty. A warp has a strip
  * of 16 pixels across and 16 or 8 output channels, and goes down the picture: its filters stay in registers, and what it loads
  * of a row of x serves three rows of y. Every output is one chain of sums, in an order that follows from the shape.
  */
@@ -20,25 +21,32 @@ static __device__ inline int channel_of(int tiles, int tile, int column)
 }
 
 struct filter_order {
-    int I, O, tiles, out, in; /* out, in: how far apart the filters of two channels of y, of x lie in w */
-    bool turned;              /* the gradient by x: taps from the other side */
+    int I, filled, O, tiles, out, in; /* out, in: how far apart the filters of two channels of y, of x lie in w */
+    bool turned;                      /* the gradient by x: taps from the other side */
 };
 
 static __global__ void order_narrow(const float *w, struct filter_order f, int count, uint32_t *to)
 {
     int at = (int)(blockIdx.x * blockDim.x + threadIdx.x), rest = at;
     if (at >= count) return;
-    int half = rest % 2, tile = (rest /= 2) % f.tiles, lane = (rest /= f.tiles) % WARP, k = (rest /= WARP) % (f.I / 16);
-    int tap = (rest /= f.I / 16) % TAPS, group = rest / TAPS;
+    int half = rest % 2, tile = (rest /= 2) % f.tiles, lane = (rest /= f.tiles) % WARP, k = (rest /= WARP) % (f.filled / 16);
+    int tap = (rest /= f.filled / 16) % TAPS, group = rest / TAPS;
     int o = group * 8 * f.tiles + channel_of(f.tiles, tile, lane / 4), i = k * 16 + half * 8 + lane % 4 * 2;
     const float *from = w + o * f.out + i * f.in + (f.turned ? TAPS - 1 - tap : tap);
-    to[at] = o < f.O ? bf16_pair(from[0], from[f.in]) : 0;
+    float first = o < f.O && i < f.I ? from[0] : 0.0f, second = o < f.O && i + 1 < f.I ? from[f.in] : 0.0f;
+    to[at] = bf16_pair(first, second);
 }
 
-/* Channels of y of a warp, in tiles of 8; the filters in registers are 72 a lane. */
+/* Channels of x in the kernel's eyes. */
+static int filled(int64_t I)
+{
+    return I <= THIN_CHANNELS ? THIN_FILLED : (int)I;
+}
+
+/* Channels of y of a warp, in tiles of 8; the filters in registers are at most 72 a lane. */
 static int tiles_of(int64_t I)
 {
-    return I == 32 ? 2 : 1;
+    return I <= 32 ? 2 : 1;
 }
 
 static int64_t groups_of(int64_t I, int64_t O)
@@ -48,7 +56,7 @@ static int64_t groups_of(int64_t I, int64_t O)
 
 static int64_t filter_pairs(int64_t I, int64_t O)
 {
-    return groups_of(I, O) * TAPS * (I / 16) * WARP * tiles_of(I) * 2;
+    return groups_of(I, O) * TAPS * (filled(I) / 16) * WARP * tiles_of(I) * 2;
 }
 
 static void order(struct backend *be, const float *w, struct filter_order f, void *to)
@@ -60,12 +68,12 @@ static void order(struct backend *be, const float *w, struct filter_order f, voi
 /* w (O,I,3,3), for y and for dx */
 static void order_forward(struct backend *be, const struct conv *c, const float *w, void *to)
 {
-    order(be, w, {(int)c->I, (int)c->O, tiles_of(c->I), (int)c->I * TAPS, TAPS, false}, to);
+    order(be, w, {(int)c->I, filled(c->I), (int)c->O, tiles_of(c->I), (int)c->I * TAPS, TAPS, false}, to);
 }
 
 static void order_inputs(struct backend *be, const struct conv *c, const float *w, void *to)
 {
-    order(be, w, {(int)c->O, (int)c->I, tiles_of(c->O), TAPS, (int)c->I * TAPS, true}, to);
+    order(be, w, {(int)c->O, filled(c->O), (int)c->I, tiles_of(c->O), TAPS, (int)c->I * TAPS, true}, to);
 }
 
 /* -------------------------------------------------------------------------------------------------- kernel */
@@ -79,7 +87,7 @@ struct narrow {
     const uint32_t *filters;
     const float *bias; /* NULL: none */
     bf16 *y;
-    int O;
+    int I, O;
     bool add; /* to y */
     struct tiling t;
 };
@@ -163,18 +171,23 @@ static __global__ void __launch_bounds__(NARROW_THREADS, BLOCKS_PER_PROCESSOR) n
     extern __shared__ __align__(128) bf16 ring[];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, strip = warp % STRIPS, group = warp / STRIPS;
     const int channel = group * 8 * TILES + lane % 4 * 2 * TILES; /* a lane's first one of y */
-    const int64_t map = pixels_of<READING>(n.t) * I;
+    const int64_t map = pixels_of<READING>(n.t) * (READING == THIN ? n.I : I);
     struct walk now = {blockIdx.x, 0, 0}, ahead = now;
     auto start = [&]() {
         if (ahead.number < n.t.count) {
             struct tile p = tile_of(n.t, ahead.number);
-            start_rows<I, PIXELS, READING, NARROW_THREADS>(n.x + p.picture * map, n.t.H, n.t.W,
-                                                           p.y - 1 + (int)ahead.step * STEP, p.x * STRIPS * STRIP - 1,
-                                                           ring + ahead.place * IN_STEP);
+            const bf16 *from = n.x + p.picture * map;
+            const int y = p.y - 1 + (int)ahead.step * STEP, x = p.x * STRIPS * STRIP - 1;
+            bf16 *to = ring + ahead.place * IN_STEP;
+            if constexpr (READING == THIN)
+                start_thin<PIXELS, NARROW_THREADS>(from, n.I, n.t.H, n.t.W, y, x, to);
+            else
+                start_rows<I, PIXELS, READING, NARROW_THREADS>(from, n.t.H, n.t.W, y, x, to);
         }
         copy_commit();
         walk_on(n.t, &ahead);
     };
+    if constexpr (READING == THIN) clear_thin<PIXELS, NARROW_THREADS>(ring, RING * STEP);
     start();
     start();
 
@@ -240,6 +253,7 @@ template <int READING, int WRITING>
 static aim_status run(struct backend *be, const struct tensor *x, struct narrow n, int64_t H, int64_t W)
 {
     int64_t I = tensor_cols(x), groups = groups_of(I, n.O);
+    n.I = (int)I;
     if (I == 32 && groups == 1) return launch<32, 2, 8, READING, WRITING>(be, x, n, H, W);
     if (I == 32 && groups == 2) return launch<32, 2, 4, READING, WRITING>(be, x, n, H, W);
     if (I == 32) return launch<32, 2, 2, READING, WRITING>(be, x, n, H, W);
@@ -247,10 +261,20 @@ static aim_status run(struct backend *be, const struct tensor *x, struct narrow 
     return launch<64, 1, 1, READING, WRITING>(be, x, n, H, W);
 }
 
-/* Channels of x, and of y. */
-static bool widths_serve(int64_t I, int64_t O)
+/* The same for a picture's few channels. */
+static aim_status run_thin(struct backend *be, const struct tensor *x, struct narrow n, int64_t H, int64_t W)
 {
-    return (I == 32 && (O == 32 || O == 64 || O <= 16)) || (I == 64 && (O == 32 || O == 64));
+    int64_t groups = groups_of(tensor_cols(x), n.O);
+    n.I = (int)tensor_cols(x);
+    if (groups == 2) return launch<THIN_FILLED, 2, 4, THIN, WHOLE>(be, x, n, H, W);
+    return launch<THIN_FILLED, 2, 2, THIN, WHOLE>(be, x, n, H, W);
+}
+
+/* Channels of x, and of y. */
+static bool widths_serve(int64_t I, int64_t O, const struct conv2d *how)
+{
+    bool thin = I <= THIN_CHANNELS && how->stride == 1 && !how->upsample;
+    return ((thin || I == 32 || I == 64) && (O == 32 || O == 64)) || (I == 32 && O <= 16);
 }
 
 static bool how_serves(const struct tensor *x, int64_t kernel, const struct conv2d *how)
@@ -264,12 +288,12 @@ static bool how_serves(const struct tensor *x, int64_t kernel, const struct conv
 
 bool conv_narrow_serves(const struct tensor *x, const struct tensor *y, int64_t kernel, const struct conv2d *how)
 {
-    return how_serves(x, kernel, how) && widths_serve(x->shape[3], y->shape[3]) && aligned(x) && aligned(y);
+    return how_serves(x, kernel, how) && widths_serve(x->shape[3], y->shape[3], how) && aligned(x) && aligned(y);
 }
 
 bool conv_narrow_serves_inputs(const struct tensor *dx, const struct tensor *dy, int64_t kernel, const struct conv2d *how)
 {
-    return how_serves(dx, kernel, how) && widths_serve(dy->shape[3], dx->shape[3]) && aligned(dx) && aligned(dy);
+    return how_serves(dx, kernel, how) && widths_serve(dy->shape[3], dx->shape[3], how) && aligned(dx) && aligned(dy);
 }
 
 /* The filters in order: what is kept of them, or made now. */
@@ -291,6 +315,7 @@ aim_status conv_narrow(struct backend *be, const struct tensor *x, const struct 
     n.filters = (const uint32_t *)filters_of(be, &c, w, filter_pairs(c.I, c.O), order_forward);
     if (!n.filters) return AIM_ERR_MEMORY;
     n.x = data_of<bf16>(x), n.bias = data_of<float>(bias), n.y = data_of<bf16>(y), n.O = (int)c.O;
+    if (c.I <= THIN_CHANNELS) return run_thin(be, x, n, y->shape[1], y->shape[2]);
     if (how->upsample) return run<ENLARGED, WHOLE>(be, x, n, y->shape[1], y->shape[2]);
     if (how->stride == 2) return run<PLAIN, HALVED>(be, x, n, x->shape[1], x->shape[2]);
     return run<PLAIN, WHOLE>(be, x, n, y->shape[1], y->shape[2]);
@@ -305,6 +330,7 @@ aim_status conv_narrow_inputs(struct backend *be, const struct tensor *w, const 
     n.filters = (const uint32_t *)filters_of(be, &c, w, filter_pairs(c.O, c.I), order_inputs);
     if (!n.filters) return AIM_ERR_MEMORY;
     n.x = data_of<bf16>(dy), n.y = data_of<bf16>(dx), n.O = (int)c.I, n.add = !fresh;
+    if (c.O <= THIN_CHANNELS) return run_thin(be, dy, n, dx->shape[1], dx->shape[2]);
     if (how->upsample) return run<PLAIN, SUMMED>(be, dy, n, dy->shape[1], dy->shape[2]);
     if (how->stride == 2) return run<APART, WHOLE>(be, dy, n, dx->shape[1], dx->shape[2]);
     return run<PLAIN, WHOLE>(be, dy, n, dx->shape[1], dx->shape[2]);

@@ -69,8 +69,8 @@ static __device__ inline struct tile tile_of(const struct tiling &t, unsigned nu
  * different banks. */
 template <int C> static __device__ inline int shuffled(int pixel, int part)
 {
-    static_assert(C == 32 || C == 64, "4 or 8 parts");
-    return part ^ (C == 32 ? pixel / 2 % 4 : pixel % 8);
+    static_assert(C == 16 || C == 32 || C == 64, "2, 4 or 8 parts");
+    return part ^ (C == 16 ? pixel / 4 % 2 : C == 32 ? pixel / 2 % 4 : pixel % 8);
 }
 
 /* Where a lane's row of load_matrices begins, in values from the start of a row of pixels of C channels. */
@@ -80,13 +80,15 @@ template <int C> static __device__ inline int place_in_row(int pixel, int part)
 }
 
 /* How a map of H x W is made of what lies in memory: that itself; half as large, and each of its pixels fills 2 x 2; or each
- * stands at the lower right of 2 x 2, the others being zero. */
-enum reading { PLAIN, ENLARGED, APART };
+ * stands at the lower right of 2 x 2, the others being zero; or that itself, of up to THIN_CHANNELS channels, filled up. */
+enum reading { PLAIN, ENLARGED, APART, THIN };
+
+enum { THIN_CHANNELS = 8, THIN_FILLED = 16 };
 
 /* Pixels that lie in memory. */
 template <int READING> static __device__ inline int64_t pixels_of(const struct tiling &t)
 {
-    return READING == PLAIN ? (int64_t)t.H * t.W : (int64_t)(t.H / 2) * (t.W / 2);
+    return READING == PLAIN || READING == THIN ? (int64_t)t.H * t.W : (int64_t)(t.H / 2) * (t.W / 2);
 }
 
 /*
@@ -102,6 +104,28 @@ static __device__ inline void start_rows(const bf16 *map, int H, int W, int y, i
         bool inside = iy >= 0 && ix >= 0 && iy < H && ix < W && (READING != APART || (iy & ix & 1));
         int from = READING == PLAIN ? iy * W + ix : (iy / 2) * (W / 2) + ix / 2;
         copy_start(rows + row * PIXELS * C + place_in_row<C>(pixel, part), map + (inside ? from * C + part * 8 : 0), inside);
+    }
+}
+
+/* Zeros in what start_thin leaves out of `count` rows. */
+template <int PIXELS, int THREADS> static __device__ inline void clear_thin(bf16 *rows, int count)
+{
+    for (int i = threadIdx.x; i < count * PIXELS; i += THREADS)
+        store<8>(rows + i / PIXELS * PIXELS * THIN_FILLED + place_in_row<THIN_FILLED>(i % PIXELS, 1), zeros<8>());
+}
+
+/* start_rows for a map of `channels` channels, one by one: the first 8 channels of a pixel are there at the next barrier. */
+template <int PIXELS, int THREADS>
+static __device__ inline void start_thin(const bf16 *map, int channels, int H, int W, int y, int x, bf16 *rows)
+{
+    for (int i = threadIdx.x; i < STEP * PIXELS; i += THREADS) {
+        int row = i / PIXELS, pixel = i % PIXELS, iy = y + row, ix = x + pixel;
+        bool inside = iy >= 0 && ix >= 0 && iy < H && ix < W;
+        const bf16 *from = map + (inside ? (iy * W + ix) * channels : 0);
+        pack<8> in;
+#pragma unroll
+        for (int c = 0; c < 8; c++) in.v[c] = inside && c < channels ? value(from[c]) : 0.0f;
+        store<8>(rows + row * PIXELS * THIN_FILLED + place_in_row<THIN_FILLED>(pixel, 0), in);
     }
 }
 

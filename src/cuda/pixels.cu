@@ -5,33 +5,36 @@ enum { THREADS = 256 };
 
 /* ------------------------------------------------------------------------------------------------- layouts
  *
- * The maps whose layout changes are pictures of three channels: a thread for each value, in the order of y, does. */
+ * The maps whose layout changes are pictures of three channels: a thread has a pixel, so that neighbours touch neighbouring
+ * memory in either layout; blockIdx.y is the picture. */
 
-template <typename X, typename Y> static __global__ void to_nhwc(const X *x, int64_t count, int64_t C, int64_t pixels, Y *y)
+template <typename X, typename Y> static __global__ void to_nhwc(const X *x, int C, int pixels, Y *y)
 {
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS) {
-        int64_t c = i % C, p = i / C % pixels, n = i / C / pixels;
-        put(&y[i], value(x[(n * C + c) * pixels + p]));
-    }
+    int p = (int)blockIdx.x * THREADS + (int)threadIdx.x;
+    if (p >= pixels) return;
+    const X *from = x + (int64_t)blockIdx.y * C * pixels + p;
+    Y *to = y + ((int64_t)blockIdx.y * pixels + p) * C;
+    for (int c = 0; c < C; c++) put(&to[c], value(from[(int64_t)c * pixels]));
 }
 
-template <typename X, typename Y> static __global__ void to_nchw(const X *x, int64_t count, int64_t C, int64_t pixels, Y *y)
+template <typename X, typename Y> static __global__ void to_nchw(const X *x, int C, int pixels, Y *y)
 {
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS) {
-        int64_t p = i % pixels, c = i / pixels % C, n = i / pixels / C;
-        put(&y[i], value(x[(n * pixels + p) * C + c]));
-    }
+    int p = (int)blockIdx.x * THREADS + (int)threadIdx.x;
+    if (p >= pixels) return;
+    const X *from = x + ((int64_t)blockIdx.y * pixels + p) * C;
+    Y *to = y + (int64_t)blockIdx.y * C * pixels + p;
+    for (int c = 0; c < C; c++) put(&to[(int64_t)c * pixels], value(from[c]));
 }
 
 aim_status cuda_nchw_to_nhwc(struct backend *be, const struct tensor *x, struct tensor *y)
 {
-    int64_t count = tensor_count(x), C = x->shape[1], pixels = x->shape[2] * x->shape[3];
-    unsigned blocks = cuda_blocks(be, count, THREADS);
+    int C = (int)x->shape[1], pixels = (int)(x->shape[2] * x->shape[3]);
+    dim3 grid((unsigned)divide_up(pixels, THREADS), (unsigned)x->shape[0]);
     by_type(x, [&](auto of_x) {
         by_type(y, [&](auto of_y) {
             using X = decltype(of_x);
             using Y = decltype(of_y);
-            to_nhwc<X, Y><<<blocks, THREADS, 0, cuda_of(be)->stream>>>(data_of<X>(x), count, C, pixels, data_of<Y>(y));
+            to_nhwc<X, Y><<<grid, THREADS, 0, cuda_of(be)->stream>>>(data_of<X>(x), C, pixels, data_of<Y>(y));
         });
     });
     return cuda_launched(be, "nchw_to_nhwc");
@@ -39,13 +42,13 @@ aim_status cuda_nchw_to_nhwc(struct backend *be, const struct tensor *x, struct 
 
 aim_status cuda_nhwc_to_nchw(struct backend *be, const struct tensor *x, struct tensor *y)
 {
-    int64_t count = tensor_count(x), C = x->shape[3], pixels = x->shape[1] * x->shape[2];
-    unsigned blocks = cuda_blocks(be, count, THREADS);
+    int C = (int)x->shape[3], pixels = (int)(x->shape[1] * x->shape[2]);
+    dim3 grid((unsigned)divide_up(pixels, THREADS), (unsigned)x->shape[0]);
     by_type(x, [&](auto of_x) {
         by_type(y, [&](auto of_y) {
             using X = decltype(of_x);
             using Y = decltype(of_y);
-            to_nchw<X, Y><<<blocks, THREADS, 0, cuda_of(be)->stream>>>(data_of<X>(x), count, C, pixels, data_of<Y>(y));
+            to_nchw<X, Y><<<grid, THREADS, 0, cuda_of(be)->stream>>>(data_of<X>(x), C, pixels, data_of<Y>(y));
         });
     });
     return cuda_launched(be, "nhwc_to_nchw");
