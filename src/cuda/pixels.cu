@@ -26,6 +26,23 @@ template <typename X, typename Y> static __global__ void to_nchw(const X *x, int
     for (int c = 0; c < C; c++) put(&to[(int64_t)c * pixels], value(from[c]));
 }
 
+static __global__ void from_bytes(const uint8_t *bytes, int pixels, float *y)
+{
+    int p = (int)blockIdx.x * THREADS + (int)threadIdx.x;
+    if (p >= pixels) return;
+    const uint8_t *from = bytes + ((int64_t)blockIdx.y * pixels + p) * 3;
+    float *to = y + (int64_t)blockIdx.y * 3 * pixels + p;
+    for (int c = 0; c < 3; c++) to[(int64_t)c * pixels] = ((float)from[c] / 255.0f - 0.5f) / 0.5f; /* image_level_to_float */
+}
+
+aim_status cuda_pictures(struct backend *be, const struct tensor *bytes, struct tensor *y)
+{
+    int pixels = (int)(y->shape[2] * y->shape[3]);
+    dim3 grid((unsigned)divide_up(pixels, THREADS), (unsigned)y->shape[0]);
+    from_bytes<<<grid, THREADS, 0, cuda_of(be)->stream>>>(data_of<uint8_t>(bytes), pixels, f32(y));
+    return cuda_launched(be, "pictures");
+}
+
 aim_status cuda_nchw_to_nhwc(struct backend *be, const struct tensor *x, struct tensor *y)
 {
     int C = (int)x->shape[1], pixels = (int)(x->shape[2] * x->shape[3]);

@@ -169,6 +169,17 @@ struct tensor *op_mean_square(struct exec *ex, const struct tensor *a, const str
     return loss;
 }
 
+/* Pictures (N,H,W,3) of the host's memory, which may be read up to 3 bytes beyond their end, as a network sees them: (N,3,H,W)
+ */
+struct tensor *op_pictures(struct exec *ex, const uint8_t *bytes, int64_t N, int64_t H, int64_t W)
+{
+    struct tensor *words = tensor_from_host(ex, T_I32, SHAPE((N * H * W * 3 + 3) / 4), bytes);
+    struct tensor *y = words ? tensor_new(ex, T_F32, SHAPE(N, 3, H, W)) : NULL;
+    if (y) y = op_finish(ex, ex->backend->op.pictures(ex->backend, words, y), y);
+    tensor_drop(words);
+    return y;
+}
+
 /* Changes of layout: dx is dy in the other layout, or has that added. */
 static aim_status layout_backward(struct exec *ex, struct node *n,
                                   aim_status (*back)(struct backend *, const struct tensor *, struct tensor *))

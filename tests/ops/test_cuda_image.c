@@ -333,6 +333,10 @@ static void layouts(void **state)
         RUN_SIDES(g, nhwc_to_nchw, AT(y), AT(back));
         expect_sides(g, "nchw_to_nhwc", &y, *type == T_BF16 ? 4e-3 : 0);
         expect_sides(g, "nhwc_to_nchw", &back, *type == T_BF16 ? 4e-3 : 0);
+        struct threefold bytes = gpu_ids(g, (n[0] * n[2] * n[3] * 3 + 3) / 4, INT32_MAX);
+        struct threefold pixels = gpu_blank(g, T_F32, n[0], 3, n[2], n[3]);
+        RUN_SIDES(g, pictures, AT(bytes), AT(pixels));
+        expect_sides(g, "pictures", &pixels, 0);
     }
 }
 
