@@ -96,9 +96,9 @@ static aim_status watch_conv2d(struct backend *be, const struct tensor *x, const
 }
 
 static aim_status watch_norm(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *b,
-                             int groups, float eps, bool silu, struct tensor *y)
+                             int groups, float eps, bool silu, struct tensor *statistics, struct tensor *y)
 {
-    WATCH(NORM, 0, watch.real.group_norm_silu(be, x, w, b, groups, eps, silu, y));
+    WATCH(NORM, 0, watch.real.group_norm_silu(be, x, w, b, groups, eps, silu, statistics, y));
 }
 
 static aim_status watch_attention(struct backend *be, const struct tensor *q, const struct tensor *k, const struct tensor *v,
@@ -137,10 +137,10 @@ static aim_status watch_conv2d_back(struct backend *be, const struct tensor *x, 
 }
 
 static aim_status watch_norm_back(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *b,
-                                  int groups, float eps, bool silu, const struct tensor *dy, struct tensor *dx,
-                                  struct tensor *dw, struct tensor *db)
+                                  int groups, float eps, bool silu, const struct tensor *statistics, const struct tensor *dy,
+                                  struct tensor *dx, struct tensor *dw, struct tensor *db)
 {
-    WATCH(NORM_BACK, 0, watch.real.group_norm_silu_backward(be, x, w, b, groups, eps, silu, dy, dx, dw, db));
+    WATCH(NORM_BACK, 0, watch.real.group_norm_silu_backward(be, x, w, b, groups, eps, silu, statistics, dy, dx, dw, db));
 }
 
 static aim_status watch_attention_back(struct backend *be, const struct tensor *q, const struct tensor *k,
@@ -397,7 +397,7 @@ static struct tensor *numbers(enum tensor_type type, int ndim, const int64_t *sh
 }
 
 struct work {
-    struct tensor *x, *w, *b, *y, *dx, *dw, *db;
+    struct tensor *x, *w, *b, *y, *dx, *dw, *db, *statistics;
     const struct map_case *map;
 };
 
@@ -410,9 +410,10 @@ static aim_status run_kind(const struct work *k, enum kind kind)
     case OUTPUT: return be->op.conv2d(be, k->x, k->w, k->b, how, k->y);
     case INPUTS: return be->op.conv2d_backward(be, k->x, k->w, how, k->y, k->dx, NULL, NULL);
     case WEIGHTS: return be->op.conv2d_backward(be, k->x, k->w, how, k->y, NULL, k->dw, k->db);
-    case NORM_FORWARD: return be->op.group_norm_silu(be, k->x, k->b, k->db, VQ_NORM_GROUPS, 1e-6f, true, k->y);
+    case NORM_FORWARD: return be->op.group_norm_silu(be, k->x, k->b, k->db, VQ_NORM_GROUPS, 1e-6f, true, k->statistics, k->y);
     case NORM_BACKWARD:
-        return be->op.group_norm_silu_backward(be, k->x, k->b, k->db, VQ_NORM_GROUPS, 1e-6f, true, k->y, k->dx, k->db, k->b);
+        return be->op.group_norm_silu_backward(be, k->x, k->b, k->db, VQ_NORM_GROUPS, 1e-6f, true, k->statistics, k->y, k->dx,
+                                               k->db, k->b);
     default: return be->op.add(be, k->x, k->y, k->dx);
     }
 }
@@ -455,12 +456,13 @@ static void time_map(const struct map_case *map, double seconds[KINDS], double f
     k.dw = numbers(T_F32, SHAPE(map->O, map->I, 3, 3));
     k.b = numbers(T_F32, SHAPE(map->O));
     k.db = numbers(T_F32, SHAPE(map->O));
+    k.statistics = tensor_new(ex, T_F32, SHAPE(N, VQ_NORM_GROUPS, 2));
     check(ex->status);
     for (enum kind kind = 0; kind < KINDS; kind++) {
         seconds[kind] = kind <= WEIGHTS || norm ? time_kind(&k, kind) : 0;
         floors[kind] = floor_of(&k, kind);
     }
-    struct tensor *done[] = {k.x, k.w, k.b, k.y, k.dx, k.dw, k.db};
+    struct tensor *done[] = {k.x, k.w, k.b, k.y, k.dx, k.dw, k.db, k.statistics};
     for (size_t i = 0; i < sizeof done / sizeof done[0]; i++) tensor_drop(done[i]);
     exec_clear(ex);
 }

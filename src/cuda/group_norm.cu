@@ -29,6 +29,20 @@ struct group_norm {
     float *means;   /* (picture, 2, C); the backward's */
 };
 
+/* The rows from statistics (picture, group, 2) that are known; blockIdx.y is the picture. */
+static __global__ void known_rows(const float *statistics, const float *w, const float *b, struct group_norm g)
+{
+    int64_t c = blockIdx.x * (int64_t)GROUP_THREADS + threadIdx.x;
+    if (c >= g.C) return;
+    const float *known = statistics + (blockIdx.y * g.groups + c / (g.C / g.groups)) * 2;
+    float *rows = g.rows + blockIdx.y * GN_ROWS * g.C;
+    double mean = (double)known[0], scale = (double)known[1] * (double)w[c];
+    rows[GN_SCALE * g.C + c] = (float)scale;
+    rows[GN_SHIFT * g.C + c] = (float)((double)b[c] - mean * scale);
+    rows[GN_MEAN * g.C + c] = known[0];
+    rows[GN_RSTD * g.C + c] = known[1];
+}
+
 static aim_status start(struct backend *be, const struct tensor *x, int groups, float eps, bool backward, struct group_norm *g)
 {
     *g = group_norm();
@@ -103,7 +117,7 @@ static __global__ void __launch_bounds__(COLUMN_THREADS, 4) deviations(const T *
 /* From the chunks' sums to the rows; blockIdx is (group, picture). */
 template <typename T>
 static __global__ void __launch_bounds__(GROUP_THREADS)
-    statistics(const T *x, const float *w, const float *b, struct group_norm g)
+    find_rows(const T *x, const float *w, const float *b, struct group_norm g, float *statistics)
 {
     __shared__ double room[WARP];
     int64_t per_group = g.C / g.groups, c0 = blockIdx.x * per_group, n = g.chunks * per_group;
@@ -125,6 +139,11 @@ static __global__ void __launch_bounds__(GROUP_THREADS)
     }
     double variance = block_sum_double(squares, room) / count, rstd = 1.0 / sqrt((variance > 0 ? variance : 0) + (double)g.eps);
     float *rows = g.rows + blockIdx.y * GN_ROWS * g.C;
+    if (statistics && threadIdx.x == 0) {
+        float *found = statistics + (blockIdx.y * g.groups + blockIdx.x) * 2;
+        found[0] = (float)mean;
+        found[1] = (float)rstd;
+    }
     for (int64_t c = c0 + threadIdx.x; c < c0 + per_group; c += GROUP_THREADS) {
         rows[GN_SCALE * g.C + c] = (float)(rstd * (double)w[c]);
         rows[GN_SHIFT * g.C + c] = (float)((double)b[c] - mean * rstd * (double)w[c]);
@@ -189,9 +208,9 @@ template <typename F> static void by_columns(const struct group_norm *g, const s
     });
 }
 
-/* Fills the rows. */
+/* Fills the rows, and statistics unless that is NULL. */
 static void find_statistics(struct backend *be, const struct group_norm *g, const struct tensor *x, const struct tensor *w,
-                            const struct tensor *b, bool vectors)
+                            const struct tensor *b, bool vectors, struct tensor *statistics)
 {
     cudaStream_t stream = cuda_of(be)->stream;
     dim3 groups((unsigned)g->groups, (unsigned)g->pictures);
@@ -199,18 +218,18 @@ static void find_statistics(struct backend *be, const struct group_norm *g, cons
         using T = decltype(zero);
         constexpr int V = decltype(across)::value;
         deviations<V><<<grid, COLUMN_THREADS, 0, stream>>>(data_of<T>(x), *g, s);
-        statistics<<<groups, GROUP_THREADS, 0, stream>>>(data_of<T>(x), f32(w), f32(b), *g);
+        find_rows<<<groups, GROUP_THREADS, 0, stream>>>(data_of<T>(x), f32(w), f32(b), *g, data_of<float>(statistics));
     });
 }
 
 aim_status cuda_group_norm_silu(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *b,
-                                int groups, float eps, bool silu, struct tensor *y)
+                                int groups, float eps, bool silu, struct tensor *statistics, struct tensor *y)
 {
     struct group_norm g;
     TRY(start(be, x, groups, eps, false, &g));
     bool vectors = rows_aligned(x->type, g.C, x->data, y->data);
     cudaStream_t stream = cuda_of(be)->stream;
-    find_statistics(be, &g, x, w, b, vectors);
+    find_statistics(be, &g, x, w, b, vectors, statistics);
     by_columns(&g, x, vectors, [&](auto zero, auto across, dim3 grid, struct columns s) {
         using T = decltype(zero);
         constexpr int V = decltype(across)::value;
@@ -227,8 +246,6 @@ aim_status cuda_group_norm_silu(struct backend *be, const struct tensor *x, cons
  * With x̂ = (x - mean) rstd over a group of a picture, u = x̂ w + b, y = silu(u) or u, and g = dy silu'(u) or dy:
  *
  *     db = Σ g,   dw = Σ g x̂,   dx = rstd (g w - m₁ - x̂ m₂),   m₁ and m₂ the group's means of g w and g w x̂
- *
- * The statistics are computed again instead of kept.
  */
 
 /* g of one value */
@@ -379,14 +396,19 @@ static void launch_backward(struct backend *be, const T *x, const float *w, cons
 }
 
 aim_status cuda_group_norm_silu_backward(struct backend *be, const struct tensor *x, const struct tensor *w,
-                                         const struct tensor *b, int groups, float eps, bool silu, const struct tensor *dy,
-                                         struct tensor *dx, struct tensor *dw, struct tensor *db)
+                                         const struct tensor *b, int groups, float eps, bool silu,
+                                         const struct tensor *statistics, const struct tensor *dy, struct tensor *dx,
+                                         struct tensor *dw, struct tensor *db)
 {
     struct group_norm g;
     TRY(start(be, x, groups, eps, true, &g));
     bool vectors = rows_aligned(x->type, g.C, x->data, dy->data, dx ? dx->data : NULL);
     bool fresh = take_fresh(be, dx);
-    find_statistics(be, &g, x, w, b, vectors);
+    if (statistics)
+        known_rows<<<dim3((unsigned)divide_up(g.C, GROUP_THREADS), (unsigned)g.pictures), GROUP_THREADS, 0,
+                     cuda_of(be)->stream>>>(f32(statistics), f32(w), f32(b), g);
+    else
+        find_statistics(be, &g, x, w, b, vectors, NULL);
     by_columns(&g, x, vectors, [&](auto zero, auto across, dim3 grid, struct columns s) {
         using T = decltype(zero);
         constexpr int V = decltype(across)::value;

@@ -38,7 +38,7 @@ static aim_status group_norm_silu_backward(struct exec *ex, struct node *n)
     struct tensor *dx = tape_grad_fresh(ex, x), *dw = tape_grad(ex, w), *db = tape_grad(ex, b);
     if (ex->status != AIM_OK) return ex->status;
     return ex->backend->op.group_norm_silu_backward(ex->backend, x, w, b, n->how.norm.groups, AIM_GROUP_NORM_EPS,
-                                                    n->how.norm.silu, n->out[0]->grad, dx, dw, db);
+                                                    n->how.norm.silu, n->in[3], n->out[0]->grad, dx, dw, db);
 }
 
 /* y = GroupNorm(x) ⊙ w + b, then silu if asked */
@@ -51,11 +51,19 @@ struct tensor *op_group_norm_silu(struct exec *ex, const struct tensor *x, const
                   "group_norm_silu"))
         return NULL;
     struct tensor *y = tensor_new(ex, x->type, 4, x->shape);
-    if (!y) return NULL;
-    aim_status status = ex->backend->op.group_norm_silu(ex->backend, x, w, b, groups, AIM_GROUP_NORM_EPS, silu, y);
-    y = op_finish(ex, status, y);
-    struct node node = {group_norm_silu_backward, {y}, {tape_input(x), tape_input(w), tape_input(b)}, {.norm = {groups, silu}}};
-    if (y) tape_record(ex, &node);
+    struct tensor *statistics = ex->tape ? tensor_new(ex, T_F32, SHAPE(x->shape[0], groups, 2)) : NULL;
+    if (y && ex->status == AIM_OK) {
+        aim_status status =
+            ex->backend->op.group_norm_silu(ex->backend, x, w, b, groups, AIM_GROUP_NORM_EPS, silu, statistics, y);
+        y = op_finish(ex, status, y);
+        struct node node = {
+            group_norm_silu_backward, {y}, {tape_input(x), tape_input(w), tape_input(b), statistics}, {.norm = {groups, silu}}};
+        if (y) tape_record(ex, &node);
+    } else {
+        tensor_drop(y);
+        y = NULL;
+    }
+    tensor_drop(statistics);
     return y;
 }
 

@@ -176,8 +176,14 @@ static void group_norm(void **state)
             struct threefold dy = gpu_normal(g, *type, 0, 1, N, H, W, C), dx = gpu_normal(g, *type, 0, 1, N, H, W, C);
             struct threefold dw = gpu_normal(g, T_F32, 0, 1, C, 0, 0, 0), db = gpu_normal(g, T_F32, 0, 1, C, 0, 0, 0);
             int groups = cases[i].groups;
-            RUN_SIDES(g, group_norm_silu, AT(x), AT(w), AT(b), groups, 1e-6f, silu, AT(y));
-            RUN_SIDES(g, group_norm_silu_backward, AT(x), AT(w), AT(b), groups, 1e-6f, silu, AT(dy), AT(dx), AT(dw), AT(db));
+            struct threefold statistics = gpu_blank(g, T_F32, N, groups, 2, 0), again = gpu_normal(g, *type, 0, 1, N, H, W, C);
+            RUN_SIDES(g, group_norm_silu, AT(x), AT(w), AT(b), groups, 1e-6f, silu, AT(statistics), AT(y));
+            RUN_SIDES(g, group_norm_silu_backward, AT(x), AT(w), AT(b), groups, 1e-6f, silu, AT(statistics), AT(dy), AT(dx),
+                      AT(dw), AT(db));
+            RUN_SIDES(g, group_norm_silu_backward, AT(x), AT(w), AT(b), groups, 1e-6f, silu, NULL, AT(dy), AT(again), NULL,
+                      NULL);
+            expect_sides(g, "group_norm_silu: statistics", &statistics, 1e-5);
+            expect_sides(g, "group_norm_silu: dx without statistics", &again, near(*type, 2e-5));
             expect_sides(g, "group_norm_silu", &y, near(*type, 1e-5));
             expect_sides(g, "group_norm_silu: dx", &dx, near(*type, 2e-5));
             expect_sides(g, "group_norm_silu: dw", &dw, 2e-5);
@@ -493,8 +499,8 @@ static void fresh_maps(void **state)
         memset(f32(&x.at[HOST]) + 3 * C, 0, C * sizeof(float)); /* a pixel without features */
         gpu_spread(g, &x);
         for (int i = 0; i < 10; i++) dx[i] = fresh_map(g, *type, N, H, W, C);
-        RUN_SIDES(g, group_norm_silu_backward, AT(x), AT(w), AT(b), 32, 1e-6f, true, AT(dy), AT(dx[0]), NULL, NULL);
-        RUN_SIDES(g, group_norm_silu_backward, AT(x), AT(w), AT(b), 2, 1e-6f, false, AT(dy), AT(dx[1]), NULL, NULL);
+        RUN_SIDES(g, group_norm_silu_backward, AT(x), AT(w), AT(b), 32, 1e-6f, true, NULL, AT(dy), AT(dx[0]), NULL, NULL);
+        RUN_SIDES(g, group_norm_silu_backward, AT(x), AT(w), AT(b), 2, 1e-6f, false, NULL, AT(dy), AT(dx[1]), NULL, NULL);
         RUN_SIDES(g, batch_norm_backward, AT(x), AT(w), AT(statistics), AT(dy), AT(dx[2]), NULL, NULL);
         RUN_SIDES(g, leaky_relu_backward, AT(x), 0.2f, AT(dy), AT(dx[3]));
         RUN_SIDES(g, scale_backward, 0.3f, AT(dy), AT(dx[4]));
