@@ -221,7 +221,7 @@ static aim_status open_vq(struct vq_trainer *t, const struct vq_config *config, 
     uint32_t state = 1;
     for (int64_t i = 0; i < (int64_t)batch * 3 * size * size; i++) {
         state = state * 1664525u + 1013904223u;
-        t->pixels[i] = (float)(state >> 8) * 0x1p-23f - 1;
+        t->bytes[i] = (uint8_t)(state >> 24);
     }
     return AIM_OK;
 }

@@ -126,8 +126,14 @@ aim_status cuda_attention_backward(struct backend *be, const struct tensor *q, c
             S, dP, N * L, L, 1.0f / sqrtf((float)C), (T *)P, (T *)dS);
     });
     TRY(cuda_launched(be, "attention_backward"));
-    if (dv) TRY(multiply(be, N, type, type, L, C, L, matrix(P, L, L, true), matrix(dy->data, L, C, false), dv->data, true));
-    if (dq) TRY(multiply(be, N, type, type, L, C, L, matrix(dS, L, L, false), matrix(k->data, L, C, false), dq->data, true));
-    if (dk) TRY(multiply(be, N, type, type, L, C, L, matrix(dS, L, L, true), matrix(q->data, L, C, false), dk->data, true));
+    if (dv)
+        TRY(multiply(be, N, type, type, L, C, L, matrix(P, L, L, true), matrix(dy->data, L, C, false), dv->data,
+                     !take_fresh(be, dv)));
+    if (dq)
+        TRY(multiply(be, N, type, type, L, C, L, matrix(dS, L, L, false), matrix(k->data, L, C, false), dq->data,
+                     !take_fresh(be, dq)));
+    if (dk)
+        TRY(multiply(be, N, type, type, L, C, L, matrix(dS, L, L, true), matrix(q->data, L, C, false), dk->data,
+                     !take_fresh(be, dk)));
     return AIM_OK;
 }

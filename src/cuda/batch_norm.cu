@@ -32,7 +32,7 @@ template <int V, typename T>
 static __global__ void __launch_bounds__(COLUMN_THREADS)
     chunk_sums(const T *x, const float *mean, const T *dy, struct batch k, struct columns s)
 {
-    __shared__ float room[COLUMN_THREADS * V];
+    __shared__ alignas(16) float room[COLUMN_THREADS * V];
     struct stand at = stand_of<V>(s, blockIdx.y);
     int64_t from = blockIdx.x * k.each, end = from + k.each < k.rows ? from + k.each : k.rows;
     pack<V> sum = zeros<V>(), product = zeros<V>();
@@ -160,11 +160,11 @@ static __global__ void __launch_bounds__(CHANNEL_THREADS)
     k.means[k.C + c] = (float)(toward * rstd / (double)k.rows);
 }
 
-/* dx = w rstd (g - mean(g) - x̂ mean(g x̂)) */
+/* dx += (fresh: =) w rstd (g - mean(g) - x̂ mean(g x̂)) */
 template <int V, typename T>
 static __global__ void __launch_bounds__(COLUMN_THREADS)
     add_gradient(const T *__restrict__ x, const float *w, const float *statistics, const T *__restrict__ dy, struct batch k,
-                 struct columns s, T *__restrict__ dx)
+                 struct columns s, bool fresh, T *__restrict__ dx)
 {
     struct stand at = stand_of<V>(s, blockIdx.y);
     int64_t from = blockIdx.x * k.each, end = from + k.each < k.rows ? from + k.each : k.rows;
@@ -179,7 +179,8 @@ static __global__ void __launch_bounds__(COLUMN_THREADS)
 #pragma unroll 2
     for (int64_t r = from + at.row; r < end; r += s.deep) {
         int64_t place = r * k.C + at.channel;
-        pack<V> v = load<V>(x + place), up = load<V>(dy + place), out = load<V>(dx + place);
+        pack<V> v = load<V>(x + place), up = load<V>(dy + place), out = zeros<V>();
+        if (!fresh) out = load<V>(dx + place);
 #pragma unroll
         for (int j = 0; j < V; j++) out.v[j] += scale.v[j] * (up.v[j] - share.v[j] - (v.v[j] - mean.v[j]) * slope.v[j]);
         store_whole<V>(dx + place, out);
@@ -194,6 +195,7 @@ aim_status cuda_batch_norm_backward(struct backend *be, const struct tensor *x, 
     TRY(start(be, x, &k));
     cudaStream_t stream = cuda_of(be)->stream;
     bool vectors = rows_aligned(x->type, k.C, x->data, dy->data, dx ? dx->data : NULL) && aligned(statistics);
+    bool fresh = take_fresh(be, dx);
     by_type(x, [&](auto zero) {
         using T = decltype(zero);
         by_width<16 / sizeof(T)>(vectors, [&](auto across) {
@@ -205,7 +207,7 @@ aim_status cuda_batch_norm_backward(struct backend *be, const struct tensor *x, 
                                                                               data_of<float>(db));
             if (dx)
                 add_gradient<V><<<grid, COLUMN_THREADS, 0, stream>>>(data_of<T>(x), f32(w), f32(statistics), data_of<T>(dy), k,
-                                                                     s, data_of<T>(dx));
+                                                                     s, fresh, data_of<T>(dx));
         });
     });
     return cuda_launched(be, "batch_norm_backward");

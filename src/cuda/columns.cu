@@ -8,7 +8,7 @@ template <int V, typename T>
 static __global__ void __launch_bounds__(COLUMN_THREADS)
     sum_chunk(const T *x, int64_t rows, int64_t each, struct columns s, float *partial)
 {
-    __shared__ float room[COLUMN_THREADS * V];
+    __shared__ alignas(16) float room[COLUMN_THREADS * V];
     struct stand at = stand_of<V>(s, blockIdx.y);
     int64_t from = blockIdx.x * each, end = from + each < rows ? from + each : rows;
     pack<V> sum = zeros<V>();

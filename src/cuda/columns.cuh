@@ -112,19 +112,25 @@ template <int V> static __device__ inline struct stand stand_of(const struct col
 }
 
 /*
- * Adds up what the threads of a block have for their channels, down the rows in order: room (COLUMN_THREADS * V), out
- * (channels of the whole row). All threads call it; those without work bring zeros.
+ * Adds up what the threads of a block have for their channels, in a fixed order: room (COLUMN_THREADS * V), out (channels of
+ * the whole row). All threads call it; those without work bring zeros. Where whole rows fit a warp, its lanes add up first.
  */
 template <int V>
 static __device__ inline void columns_sum(const struct columns &s, int part, const pack<V> &mine, float *room, float *out)
 {
+    const bool by_warps = WARP % s.wide == 0;
+    const int rows = by_warps ? COLUMN_THREADS / WARP : s.deep, lane = threadIdx.x % WARP;
+    pack<V> sums = mine;
+    if (by_warps)
+        for (int gap = s.wide; gap < WARP; gap *= 2)
 #pragma unroll
-    for (int j = 0; j < V; j++) room[threadIdx.x * V + j] = mine.v[j];
+            for (int j = 0; j < V; j++) sums.v[j] += __shfl_xor_sync(0xffffffffu, sums.v[j], gap);
+    if (!by_warps || lane < s.wide) store<V>(room + (by_warps ? threadIdx.x / WARP * s.wide + lane : threadIdx.x) * V, sums);
     __syncthreads();
     int64_t first = (int64_t)part * s.wide * V;
     for (int c = threadIdx.x; c < s.wide * V && first + c < s.C; c += COLUMN_THREADS) {
         float sum = 0;
-        for (int row = 0; row < s.deep; row++) sum += room[row * s.wide * V + c];
+        for (int row = 0; row < rows; row++) sum += room[row * s.wide * V + c];
         out[first + c] = sum;
     }
     __syncthreads();

@@ -5,7 +5,7 @@
  * width, and in bfloat16 channels filled up to a multiple of 8 for the tensor cores. Gradients go the same way back.
  *
  * True float32 goes past it (convolution_f32.cu) where the channels fill a block: cuDNN's choice turns maps around, and leaves
- * most of a GPU idle on small ones.
+ * most of a GPU idle on small ones. So do narrow maps in bfloat16 (convolution_narrow.cu); bench_cuda_tokenizer compares.
  */
 #include "cuda/convolution.cuh"
 
@@ -32,13 +32,19 @@ void cuda_images_free(struct cuda *c)
 aim_status cuda_conv2d(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                        const struct conv2d *how, struct tensor *y)
 {
+    if (conv_narrow_serves(x, y, w->shape[2], how)) return conv_narrow(be, x, w, bias, how, y);
     return conv_f32_serves(x, w, bias, how, y) ? conv_f32(be, x, w, bias, how, y) : plain_conv2d(be, x, w, bias, how, y);
 }
 
 aim_status cuda_conv2d_backward(struct backend *be, const struct tensor *x, const struct tensor *w, const struct conv2d *how,
                                 const struct tensor *dy, struct tensor *dx, struct tensor *dw, struct tensor *dbias)
 {
-    if (dx) TRY(plain_conv2d_inputs(be, w, how, dy, dx));
+    bool fresh = take_fresh(be, dx);
+    if (dx && conv_narrow_serves_inputs(dx, dy, w->shape[2], how))
+        TRY(conv_narrow_inputs(be, w, how, dy, fresh, dx));
+    else if (dx)
+        TRY(plain_conv2d_inputs(be, w, how, dy, fresh, dx));
+    if (dw && conv_narrow_serves_weights(x, dy, w->shape[2], how)) return conv_narrow_weights(be, x, how, dy, dw, dbias);
     if (dw) TRY(plain_conv2d_weights(be, x, how, dy, dw));
     return dbias ? cuda_column_sums(be, dy, f32(dbias)) : AIM_OK;
 }
@@ -77,8 +83,9 @@ static cudnnHandle_t dnn_of(struct backend *be)
 
 aim_status cuda_images_create(struct cuda *c)
 {
-    (void)c; /* cuDNN takes its time to start: it does when a convolution first needs it */
-    return AIM_OK;
+    const char *way = getenv("AIM_CUDA_CONV");
+    c->dnn_alone = way && strcmp(way, "cudnn") == 0;
+    return AIM_OK; /* cuDNN takes its time to start: it does when a convolution first needs it */
 }
 
 static aim_status start_dnn(struct backend *be)
@@ -372,13 +379,13 @@ static const void *see_dy(struct backend *be, const struct conv *c, const struct
 }
 
 static aim_status dnn_inputs(struct backend *be, const struct tensor *w, const struct conv2d *how, const struct tensor *dy,
-                             struct tensor *dx)
+                             bool fresh, struct tensor *dx)
 {
     struct conv c = conv_of(dx, dy, w->shape[2], how);
     struct conv_key key = key_of(be, &c, INPUTS);
     struct conv_plan *p = NULL;
     TRY(plan_for(be, &key, &p));
-    if (!p->usable) return plain_conv2d_inputs(be, w, how, dy, dx);
+    if (!p->usable) return plain_conv2d_inputs(be, w, how, dy, fresh, dx);
     const void *kept = filters_kept(be, &c, w);
     struct pieces room = {};
     size_t filters = piece(&room, kept ? 0 : conv_filter_count(&c) * tensor_type_size(c.type));
@@ -388,16 +395,16 @@ static aim_status dnn_inputs(struct backend *be, const struct tensor *w, const s
     if (!block) return AIM_ERR_MEMORY;
     if (!kept) conv_order_filters(be, &c, f32(w), block + filters);
     const void *up = see_dy(be, &c, dy, block + seen_y);
-    const float one = 1, add = c.x_as_is ? 1.0f : 0.0f;
+    const float one = 1, add = c.x_as_is && !fresh ? 1.0f : 0.0f;
     cudnnStatus_t status = cudnnConvolutionBackwardData(dnn_of(be), &one, p->w, kept ? kept : block + filters, p->y, up,
                                                         p->conv, (cudnnConvolutionBwdDataAlgo_t)p->algorithm, block + workspace,
                                                         p->workspace, &add, p->x, c.x_as_is ? dx->data : block + seen_x);
     if (not_supported(status)) {
         p->usable = false;
-        return plain_conv2d_inputs(be, w, how, dy, dx);
+        return plain_conv2d_inputs(be, w, how, dy, fresh, dx);
     }
     if (status != CUDNN_STATUS_SUCCESS) return dnn_failed(be, status, "conv2d_backward");
-    if (!c.x_as_is) conv_add_seen(be, &c, block + seen_x, dx->data);
+    if (!c.x_as_is) conv_add_seen(be, &c, block + seen_x, fresh, dx->data);
     return cuda_launched(be, "conv2d_backward");
 }
 
@@ -459,6 +466,7 @@ static struct tensor *slice(const struct tensor *t, int64_t from, int64_t n, str
 aim_status cuda_conv2d(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                        const struct conv2d *how, struct tensor *y)
 {
+    if (!cuda_of(be)->dnn_alone && conv_narrow_serves(x, y, w->shape[2], how)) return conv_narrow(be, x, w, bias, how, y);
     if (!be->bf16 && conv_f32_serves(x, w, bias, how, y)) return conv_f32(be, x, w, bias, how, y);
     int64_t N = x->shape[0], most = pictures_at_once(x, y, how);
     for (int64_t at = 0; at < N; at += most) {
@@ -469,8 +477,8 @@ aim_status cuda_conv2d(struct backend *be, const struct tensor *x, const struct 
     return AIM_OK;
 }
 
-aim_status cuda_conv2d_backward(struct backend *be, const struct tensor *x, const struct tensor *w, const struct conv2d *how,
-                                const struct tensor *dy, struct tensor *dx, struct tensor *dw, struct tensor *dbias)
+static aim_status dnn_backward(struct backend *be, const struct tensor *x, const struct tensor *w, const struct conv2d *how,
+                               const struct tensor *dy, bool fresh, struct tensor *dx, struct tensor *dw)
 {
     int64_t N = x->shape[0], most = pictures_at_once(x, dy, how);
     for (int64_t at = 0; at < N; at += most) {
@@ -478,10 +486,22 @@ aim_status cuda_conv2d_backward(struct backend *be, const struct tensor *x, cons
         int64_t n = N - at < most ? N - at : most;
         slice(x, at, n, &some_x);
         slice(dy, at, n, &some_dy);
-        if (dx) TRY(dnn_inputs(be, w, how, &some_dy, slice(dx, at, n, &some_dx)));
+        if (dx) TRY(dnn_inputs(be, w, how, &some_dy, fresh, slice(dx, at, n, &some_dx)));
         if (dw) TRY(dnn_weights(be, &some_x, how, &some_dy, dw));
     }
-    return dbias ? cuda_column_sums(be, dy, f32(dbias)) : AIM_OK;
+    return AIM_OK;
+}
+
+aim_status cuda_conv2d_backward(struct backend *be, const struct tensor *x, const struct tensor *w, const struct conv2d *how,
+                                const struct tensor *dy, struct tensor *dx, struct tensor *dw, struct tensor *dbias)
+{
+    bool fresh = take_fresh(be, dx), ours = !cuda_of(be)->dnn_alone;
+    bool narrow = ours && dx && conv_narrow_serves_inputs(dx, dy, w->shape[2], how);
+    bool narrow_dw = ours && dw && conv_narrow_serves_weights(x, dy, w->shape[2], how);
+    if (narrow) TRY(conv_narrow_inputs(be, w, how, dy, fresh, dx));
+    if (narrow_dw) TRY(conv_narrow_weights(be, x, how, dy, dw, dbias));
+    TRY(dnn_backward(be, x, w, how, dy, fresh, narrow ? NULL : dx, narrow_dw ? NULL : dw));
+    return dbias && !narrow_dw ? cuda_column_sums(be, dy, f32(dbias)) : AIM_OK;
 }
 
 #endif

@@ -1,7 +1,8 @@
 /*
- * The ways to a convolution: cuDNN (convolution.cu), in float32 products of tiles (convolution_f32.cu), and plain products over
- * gathered patches (convolution_plain.cu), which serve every shape, without cuDNN or where it has no algorithm. All compute
- * what ops.def says; gradients ADD.
+ * The ways to a convolution: cuDNN (convolution.cu), in float32 products of tiles (convolution_f32.cu), in bfloat16 those of
+ * narrow maps (convolution_narrow.cu), and plain products over gathered patches (convolution_plain.cu), which serve every
+ * shape, without cuDNN or where it has no algorithm. All compute what ops.def says; gradients ADD, but that a dx that is
+ * `fresh` holds nothing yet and is written.
  */
 #ifndef AIM_CUDA_CONVOLUTION_CUH
 #define AIM_CUDA_CONVOLUTION_CUH
@@ -12,7 +13,7 @@
 aim_status plain_conv2d(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                         const struct conv2d *how, struct tensor *y);
 aim_status plain_conv2d_inputs(struct backend *be, const struct tensor *w, const struct conv2d *how, const struct tensor *dy,
-                               struct tensor *dx);
+                               bool fresh, struct tensor *dx);
 aim_status plain_conv2d_weights(struct backend *be, const struct tensor *x, const struct conv2d *how, const struct tensor *dy,
                                 struct tensor *dw);
 
@@ -21,6 +22,18 @@ bool conv_f32_serves(const struct tensor *x, const struct tensor *w, const struc
                      const struct tensor *y);
 aim_status conv_f32(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                     const struct conv2d *how, struct tensor *y);
+
+/* 3x3, bfloat16, of 32 or 64 channels, or a picture's few and such: whether the three take these shapes; kernel is the filters'
+ * side. dbias may be NULL. */
+bool conv_narrow_serves(const struct tensor *x, const struct tensor *y, int64_t kernel, const struct conv2d *how);
+bool conv_narrow_serves_inputs(const struct tensor *dx, const struct tensor *dy, int64_t kernel, const struct conv2d *how);
+bool conv_narrow_serves_weights(const struct tensor *x, const struct tensor *dy, int64_t kernel, const struct conv2d *how);
+aim_status conv_narrow(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *bias,
+                       const struct conv2d *how, struct tensor *y);
+aim_status conv_narrow_inputs(struct backend *be, const struct tensor *w, const struct conv2d *how, const struct tensor *dy,
+                              bool fresh, struct tensor *dx);
+aim_status conv_narrow_weights(struct backend *be, const struct tensor *x, const struct conv2d *how, const struct tensor *dy,
+                               struct tensor *dw, struct tensor *dbias);
 
 /* ------------------------------------------------------------------- what cuDNN needs around it (convolution_copies.cu) */
 
@@ -40,9 +53,9 @@ static inline size_t conv_filter_count(const struct conv *c)
     return (size_t)(c->seen_O * c->kernel * c->kernel * c->seen_I);
 }
 
-/* x as cuDNN sees it, and the way back: dx += what reached the places that each of its values went to. */
+/* x as cuDNN sees it, and the way back: dx += (fresh: =) what reached the places that each of its values went to. */
 void conv_see_x(struct backend *be, const struct conv *c, const void *x, void *seen);
-void conv_add_seen(struct backend *be, const struct conv *c, const void *seen, void *dx);
+void conv_add_seen(struct backend *be, const struct conv *c, const void *seen, bool fresh, void *dx);
 /* dy with its channels filled up. */
 void conv_see_dy(struct backend *be, const struct conv *c, const void *dy, void *seen);
 /* y (rows, O) = the first O channels of seen + bias (NULL: none); y may be seen. */

@@ -45,7 +45,8 @@ void conv_see_x(struct backend *be, const struct conv *c, const void *x, void *s
 }
 
 /* blockIdx.y is a row of x */
-template <int V, typename T> static __global__ void add_seen(const T *__restrict__ seen, struct conv c, T *__restrict__ dx)
+template <int V, typename T>
+static __global__ void add_seen(const T *__restrict__ seen, struct conv c, bool fresh, T *__restrict__ dx)
 {
     int places = (int)c.I / V, at = (int)blockIdx.x * COPY_THREADS + (int)threadIdx.x, line = (int)blockIdx.y, H = (int)c.H;
     if (at >= (int)c.W * places) return;
@@ -58,57 +59,60 @@ template <int V, typename T> static __global__ void add_seen(const T *__restrict
 #pragma unroll
         for (int j = 0; j < V; j++) sum.v[j] += in.v[j];
     }
-    store_add<V>(dx + line * c.W * c.I + (int64_t)at * V, sum);
+    T *to = dx + line * c.W * c.I + (int64_t)at * V;
+    if (fresh)
+        store_whole<V>(to, sum);
+    else
+        store_add<V>(to, sum);
 }
 
-void conv_add_seen(struct backend *be, const struct conv *c, const void *seen, void *dx)
+void conv_add_seen(struct backend *be, const struct conv *c, const void *seen, bool fresh, void *dx)
 {
     by_conv_type(c, [&](auto zero) {
         using T = decltype(zero);
         by_width<16 / sizeof(T)>(rows_aligned(c->type, c->I, dx, seen), [&](auto w) {
             constexpr int V = decltype(w)::value;
             dim3 grid(copy_blocks(c->W * c->I / V), (unsigned)(c->N * c->H));
-            add_seen<V><<<grid, COPY_THREADS, 0, cuda_of(be)->stream>>>((const T *)seen, *c, (T *)dx);
+            add_seen<V><<<grid, COPY_THREADS, 0, cuda_of(be)->stream>>>((const T *)seen, *c, fresh, (T *)dx);
         });
     });
 }
 
-template <typename T> static __global__ void see_rows(const T *in, int64_t rows, int64_t cols, int64_t seen_cols, T *seen)
+/* A batch has fewer than 2^31 values: 32 bits, as above. */
+template <typename T> static __global__ void see_rows(const T *in, unsigned count, unsigned cols, unsigned seen_cols, T *seen)
 {
-    int64_t step = (int64_t)gridDim.x * COPY_THREADS;
-    for (int64_t i = blockIdx.x * (int64_t)COPY_THREADS + threadIdx.x; i < rows * seen_cols; i += step) {
-        int64_t row = i / seen_cols, c = i % seen_cols;
+    for (unsigned i = blockIdx.x * COPY_THREADS + threadIdx.x; i < count; i += gridDim.x * COPY_THREADS) {
+        unsigned row = i / seen_cols, c = i - row * seen_cols;
         put(seen + i, c < cols ? value(in[row * cols + c]) : 0.0f);
     }
 }
 
 void conv_see_dy(struct backend *be, const struct conv *c, const void *dy, void *seen)
 {
-    int64_t rows = c->N * c->OH * c->OW;
+    int64_t count = c->N * c->OH * c->OW * c->seen_O;
     by_conv_type(c, [&](auto zero) {
         using T = decltype(zero);
-        unsigned blocks = cuda_blocks(be, rows * c->seen_O, COPY_THREADS);
-        see_rows<<<blocks, COPY_THREADS, 0, cuda_of(be)->stream>>>((const T *)dy, rows, c->O, c->seen_O, (T *)seen);
+        see_rows<<<cuda_blocks(be, count, COPY_THREADS), COPY_THREADS, 0, cuda_of(be)->stream>>>(
+            (const T *)dy, (unsigned)count, (unsigned)c->O, (unsigned)c->seen_O, (T *)seen);
     });
 }
 
 template <typename T>
-static __global__ void finish_y(const T *seen, const float *bias, int64_t rows, int64_t O, int64_t seen_O, T *y)
+static __global__ void finish_y(const T *seen, const float *bias, unsigned count, unsigned O, unsigned seen_O, T *y)
 {
-    int64_t step = (int64_t)gridDim.x * COPY_THREADS;
-    for (int64_t i = blockIdx.x * (int64_t)COPY_THREADS + threadIdx.x; i < rows * O; i += step) {
-        int64_t row = i / O, c = i % O;
+    for (unsigned i = blockIdx.x * COPY_THREADS + threadIdx.x; i < count; i += gridDim.x * COPY_THREADS) {
+        unsigned row = i / O, c = i - row * O;
         put(y + i, value(seen[row * seen_O + c]) + (bias ? bias[c] : 0.0f));
     }
 }
 
 void conv_finish_y(struct backend *be, const struct conv *c, const void *seen, const float *bias, void *y)
 {
-    int64_t rows = c->N * c->OH * c->OW;
+    int64_t count = c->N * c->OH * c->OW * c->O;
     by_conv_type(c, [&](auto zero) {
         using T = decltype(zero);
-        unsigned blocks = cuda_blocks(be, rows * c->O, COPY_THREADS);
-        finish_y<<<blocks, COPY_THREADS, 0, cuda_of(be)->stream>>>((const T *)seen, bias, rows, c->O, c->seen_O, (T *)y);
+        finish_y<<<cuda_blocks(be, count, COPY_THREADS), COPY_THREADS, 0, cuda_of(be)->stream>>>(
+            (const T *)seen, bias, (unsigned)count, (unsigned)c->O, (unsigned)c->seen_O, (T *)y);
     });
 }
 

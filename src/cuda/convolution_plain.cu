@@ -162,9 +162,10 @@ template <typename T> struct write_biased {
 template <typename T> struct add_to {
     T *d;
     int64_t cols;
+    bool fresh;
     __device__ void operator()(int64_t m, int64_t n, int, float sum) const
     {
-        put(&d[m * cols + n], value(d[m * cols + n]) + sum);
+        put(&d[m * cols + n], fresh ? sum : value(d[m * cols + n]) + sum);
     }
 };
 
@@ -191,13 +192,13 @@ aim_status plain_conv2d(struct backend *be, const struct tensor *x, const struct
 }
 
 aim_status plain_conv2d_inputs(struct backend *be, const struct tensor *w, const struct conv2d *how, const struct tensor *dy,
-                               struct tensor *dx)
+                               bool fresh, struct tensor *dx)
 {
     struct geometry g = geometry_of(dx, dy, w->shape[2], how);
     by_type(dy, [&](auto zero) {
         using T = decltype(zero);
-        launch(be, reached<T>{data_of<T>(dy), g}, filters_in<T>{f32(w), g}, add_to<T>{data_of<T>(dx), g.I}, tensor_rows(dx),
-               g.I, (int64_t)g.grow * g.grow * g.kernel * g.kernel * g.O, 1);
+        launch(be, reached<T>{data_of<T>(dy), g}, filters_in<T>{f32(w), g}, add_to<T>{data_of<T>(dx), g.I, fresh},
+               tensor_rows(dx), g.I, (int64_t)g.grow * g.grow * g.kernel * g.kernel * g.O, 1);
     });
     return cuda_launched(be, "conv2d_backward");
 }

@@ -24,6 +24,7 @@ struct cuda {
     cudaStream_t stream;
     cublasLtHandle_t blas;
     void *dnn;      /* cudnnHandle_t; NULL in a build without cuDNN */
+    bool dnn_alone; /* AIM_CUDA_CONV=cudnn: it has all convolutions in bfloat16, for comparison */
     void *products; /* what dense.cu keeps: plans by shape */
     void *images;   /* what the convolutions keep: plans by shape */
     void *marks;    /* what clock.cu keeps */

@@ -47,7 +47,10 @@ aim_status cuda_cast(struct backend *be, const struct tensor *x, struct tensor *
 
 aim_status cuda_accumulate(struct backend *be, const struct tensor *x, struct tensor *y)
 {
-    move_groups<true>(be, x, 0, 0, tensor_count(x), 1, y, 0, 0);
+    if (take_fresh(be, y))
+        move_groups<false>(be, x, 0, 0, tensor_count(x), 1, y, 0, 0);
+    else
+        move_groups<true>(be, x, 0, 0, tensor_count(x), 1, y, 0, 0);
     return cuda_launched(be, "accumulate");
 }
 

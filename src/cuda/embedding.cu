@@ -68,22 +68,49 @@ static __global__ void put_in_order(const int32_t *ids, const int32_t *places, i
     sorted_rows[places[m]] = (int32_t)m;
 }
 
-/* table[ids[k]] += Σ dy[rows[k]] over a run of equal ids; negative ids add nothing. */
-template <int V, typename Y>
-static __global__ void add_runs(const int32_t *ids, const int32_t *rows, const Y *dy, int64_t M, int64_t d, float *table)
+/* Where the run of equal ids that begins at `first` ends. */
+static __device__ inline int64_t run_end(const int32_t *ids, int64_t first, int64_t M)
 {
-    int64_t first = blockIdx.x, end = first + 1;
-    int32_t id = ids[first];
+    int64_t low = first + 1, high = M;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (ids[middle] == ids[first])
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* table[ids[k]] += Σ dy[rows[k]] over a run of equal ids; negative ids add nothing. Where rows are short the threads share the
+ * run (a code of a tokenizer may have thousands of rows), each taking every so manieth row. */
+template <int V, typename Y>
+static __global__ void __launch_bounds__(THREADS)
+    add_runs(const int32_t *ids, const int32_t *rows, const Y *dy, int64_t M, int64_t d, float *table)
+{
+    __shared__ alignas(16) float room[THREADS * V];
+    const int places = (int)(d / V < THREADS ? d / V : THREADS), lanes = THREADS / places;
+    const int place = (int)threadIdx.x % places, lane = (int)threadIdx.x / places;
+    const int64_t first = blockIdx.x;
+    const int32_t id = ids[first];
     if (id < 0 || (first > 0 && ids[first - 1] == id)) return;
-    while (end < M && ids[end] == id) end++;
-    for (int64_t i = (int64_t)threadIdx.x * V; i < d; i += THREADS * V) {
+    const int64_t end = run_end(ids, first, M);
+    for (int64_t i = (int64_t)place * V; i < d; i += THREADS * V) { /* once, where lanes > 1 */
         pack<V> sum = zeros<V>();
 #pragma unroll 4
-        for (int64_t k = first; k < end; k++) {
+        for (int64_t k = lane < lanes ? first + lane : end; k < end; k += lanes) {
             pack<V> up = load<V>(dy + rows[k] * d + i);
 #pragma unroll
             for (int j = 0; j < V; j++) sum.v[j] += up.v[j];
         }
+        if (lanes > 1) {
+            store<V>(room + threadIdx.x * V, sum);
+            __syncthreads();
+        }
+        if (lane > 0) continue;
+        for (int other = 1; other < lanes; other++)
+#pragma unroll
+            for (int j = 0; j < V; j++) sum.v[j] += room[(other * places + place) * V + j];
         store_add<V>(table + id * d + i, sum);
     }
 }

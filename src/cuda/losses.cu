@@ -75,12 +75,13 @@ static __global__ void __launch_bounds__(THREADS) finish_mean(const double *sums
 }
 
 template <typename A, typename B, typename F>
-static __global__ void add_slopes(const A *a, const B *b, int64_t n, F f, double factor, const float *dloss, A *da, B *db)
+static __global__ void add_slopes(const A *a, const B *b, int64_t n, F f, double factor, const float *dloss, bool fresh, A *da,
+                                  B *db)
 {
     const float scale = (float)(factor * (double)dloss[0]);
     for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.x * THREADS) {
         float slope = scale * f.slope(value(a[i]), value(b[i]));
-        if (da) put(&da[i], value(da[i]) + slope);
+        if (da) put(&da[i], fresh ? slope : value(da[i]) + slope);
         if (db) put(&db[i], value(db[i]) - slope);
     }
 }
@@ -112,12 +113,13 @@ static aim_status mean_of_backward(struct backend *be, const struct tensor *a, c
     int64_t n = tensor_count(a);
     double factor = (double)weight / (double)n;
     unsigned blocks = cuda_blocks(be, n, THREADS);
+    bool fresh = take_fresh(be, da); /* db, a target's, never is */
     by_type(a, [&](auto of_a) {
         by_type(b, [&](auto of_b) {
             using A = decltype(of_a);
             using B = decltype(of_b);
             add_slopes<A, B, F><<<blocks, THREADS, 0, cuda_of(be)->stream>>>(data_of<A>(a), data_of<B>(b), n, f, factor,
-                                                                             f32(dloss), data_of<A>(da), data_of<B>(db));
+                                                                             f32(dloss), fresh, data_of<A>(da), data_of<B>(db));
         });
     });
     return cuda_launched(be, op);

@@ -111,7 +111,7 @@ aim_status cuda_lpips_distance(struct backend *be, const struct tensor *a, const
 /* With s = ‖a‖ and g = 2 up w (â - b̂): da = g / (s + eps) - a (g·a) / (s (s + eps)²); blockIdx is (chunk, picture) */
 template <typename T>
 static __global__ void __launch_bounds__(THREADS)
-    add_gradient(const T *a, const T *b, struct lpips k, const float *ddistance, T *da)
+    add_gradient(const T *a, const T *b, struct lpips k, const float *ddistance, bool fresh, T *da)
 {
     int64_t first = blockIdx.x * (int64_t)CHUNK, end = first + CHUNK < k.pixels ? first + CHUNK : k.pixels;
     float up = ddistance[blockIdx.y] / (float)k.pixels;
@@ -119,18 +119,19 @@ static __global__ void __launch_bounds__(THREADS)
         int64_t pixel = blockIdx.y * k.pixels + p;
         const T *of_a = a + pixel * k.C, *of_b = b + pixel * k.C;
         struct lengths l = lengths_of(of_a, of_b, k.C);
-        if (l.length == 0) continue;
+        if (l.length == 0 && !fresh) continue;
         float along = 0;
         for (int64_t c = threadIdx.x % WARP; c < k.C; c += WARP) {
             float x = value(of_a[c]);
             along += weight_of(k, pixel, c) * (x * l.scale_a - value(of_b[c]) * l.scale_b) * x;
         }
-        float scale = 2.0f * up * l.scale_a, back = warp_sum(along) * l.scale_a / l.length;
+        float scale = 2.0f * up * l.scale_a, back = l.length > 0 ? warp_sum(along) * l.scale_a / l.length : 0.0f;
         for (int64_t c = threadIdx.x % WARP; c < k.C; c += WARP) {
             float x = value(of_a[c]);
-            float slope = weight_of(k, pixel, c) * (x * l.scale_a - value(of_b[c]) * l.scale_b) - x * back;
+            float slope =
+                l.length == 0 ? 0.0f : weight_of(k, pixel, c) * (x * l.scale_a - value(of_b[c]) * l.scale_b) - x * back;
             T *to = da + pixel * k.C + c;
-            put(to, value(*to) + scale * slope);
+            put(to, fresh ? scale * slope : value(*to) + scale * slope);
         }
     }
 }
@@ -140,10 +141,11 @@ aim_status cuda_lpips_distance_backward(struct backend *be, const struct tensor 
                                         struct tensor *da)
 {
     struct lpips k = lpips_of(a, w, dropout);
+    bool fresh = take_fresh(be, da);
     by_type(a, [&](auto zero) {
         using T = decltype(zero);
         dim3 grid((unsigned)k.chunks, (unsigned)a->shape[0]);
-        add_gradient<<<grid, THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(a), data_of<T>(b), k, f32(ddistance),
+        add_gradient<<<grid, THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(a), data_of<T>(b), k, f32(ddistance), fresh,
                                                                 data_of<T>(da));
     });
     return cuda_launched(be, "lpips_distance_backward");

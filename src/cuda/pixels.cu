@@ -5,33 +5,53 @@ enum { THREADS = 256 };
 
 /* ------------------------------------------------------------------------------------------------- layouts
  *
- * The maps whose layout changes are pictures of three channels: a thread for each value, in the order of y, does. */
+ * The maps whose layout changes are pictures of three channels: a thread has a pixel, so that neighbours touch neighbouring
+ * memory in either layout; blockIdx.y is the picture. */
 
-template <typename X, typename Y> static __global__ void to_nhwc(const X *x, int64_t count, int64_t C, int64_t pixels, Y *y)
+template <typename X, typename Y> static __global__ void to_nhwc(const X *x, int C, int pixels, Y *y)
 {
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS) {
-        int64_t c = i % C, p = i / C % pixels, n = i / C / pixels;
-        put(&y[i], value(x[(n * C + c) * pixels + p]));
-    }
+    int p = (int)blockIdx.x * THREADS + (int)threadIdx.x;
+    if (p >= pixels) return;
+    const X *from = x + (int64_t)blockIdx.y * C * pixels + p;
+    Y *to = y + ((int64_t)blockIdx.y * pixels + p) * C;
+    for (int c = 0; c < C; c++) put(&to[c], value(from[(int64_t)c * pixels]));
 }
 
-template <typename X, typename Y> static __global__ void to_nchw(const X *x, int64_t count, int64_t C, int64_t pixels, Y *y)
+template <typename X, typename Y> static __global__ void to_nchw(const X *x, int C, int pixels, Y *y)
 {
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS) {
-        int64_t p = i % pixels, c = i / pixels % C, n = i / pixels / C;
-        put(&y[i], value(x[(n * pixels + p) * C + c]));
-    }
+    int p = (int)blockIdx.x * THREADS + (int)threadIdx.x;
+    if (p >= pixels) return;
+    const X *from = x + ((int64_t)blockIdx.y * pixels + p) * C;
+    Y *to = y + (int64_t)blockIdx.y * C * pixels + p;
+    for (int c = 0; c < C; c++) put(&to[(int64_t)c * pixels], value(from[c]));
+}
+
+static __global__ void from_bytes(const uint8_t *bytes, int pixels, float *y)
+{
+    int p = (int)blockIdx.x * THREADS + (int)threadIdx.x;
+    if (p >= pixels) return;
+    const uint8_t *from = bytes + ((int64_t)blockIdx.y * pixels + p) * 3;
+    float *to = y + (int64_t)blockIdx.y * 3 * pixels + p;
+    for (int c = 0; c < 3; c++) to[(int64_t)c * pixels] = ((float)from[c] / 255.0f - 0.5f) / 0.5f; /* image_level_to_float */
+}
+
+aim_status cuda_pictures(struct backend *be, const struct tensor *bytes, struct tensor *y)
+{
+    int pixels = (int)(y->shape[2] * y->shape[3]);
+    dim3 grid((unsigned)divide_up(pixels, THREADS), (unsigned)y->shape[0]);
+    from_bytes<<<grid, THREADS, 0, cuda_of(be)->stream>>>(data_of<uint8_t>(bytes), pixels, f32(y));
+    return cuda_launched(be, "pictures");
 }
 
 aim_status cuda_nchw_to_nhwc(struct backend *be, const struct tensor *x, struct tensor *y)
 {
-    int64_t count = tensor_count(x), C = x->shape[1], pixels = x->shape[2] * x->shape[3];
-    unsigned blocks = cuda_blocks(be, count, THREADS);
+    int C = (int)x->shape[1], pixels = (int)(x->shape[2] * x->shape[3]);
+    dim3 grid((unsigned)divide_up(pixels, THREADS), (unsigned)x->shape[0]);
     by_type(x, [&](auto of_x) {
         by_type(y, [&](auto of_y) {
             using X = decltype(of_x);
             using Y = decltype(of_y);
-            to_nhwc<X, Y><<<blocks, THREADS, 0, cuda_of(be)->stream>>>(data_of<X>(x), count, C, pixels, data_of<Y>(y));
+            to_nhwc<X, Y><<<grid, THREADS, 0, cuda_of(be)->stream>>>(data_of<X>(x), C, pixels, data_of<Y>(y));
         });
     });
     return cuda_launched(be, "nchw_to_nhwc");
@@ -39,13 +59,13 @@ aim_status cuda_nchw_to_nhwc(struct backend *be, const struct tensor *x, struct 
 
 aim_status cuda_nhwc_to_nchw(struct backend *be, const struct tensor *x, struct tensor *y)
 {
-    int64_t count = tensor_count(x), C = x->shape[3], pixels = x->shape[1] * x->shape[2];
-    unsigned blocks = cuda_blocks(be, count, THREADS);
+    int C = (int)x->shape[3], pixels = (int)(x->shape[1] * x->shape[2]);
+    dim3 grid((unsigned)divide_up(pixels, THREADS), (unsigned)x->shape[0]);
     by_type(x, [&](auto of_x) {
         by_type(y, [&](auto of_y) {
             using X = decltype(of_x);
             using Y = decltype(of_y);
-            to_nchw<X, Y><<<blocks, THREADS, 0, cuda_of(be)->stream>>>(data_of<X>(x), count, C, pixels, data_of<Y>(y));
+            to_nchw<X, Y><<<grid, THREADS, 0, cuda_of(be)->stream>>>(data_of<X>(x), C, pixels, data_of<Y>(y));
         });
     });
     return cuda_launched(be, "nhwc_to_nchw");
@@ -87,13 +107,18 @@ template <int V, typename T, typename F> static __global__ void map_values(const
     }
 }
 
-template <int V, typename T, typename F> static __global__ void map_back(const T *x, const T *dy, int64_t n, F f, T *dx)
+/* dx += (fresh: =) */
+template <int V, typename T, typename F>
+static __global__ void map_back(const T *x, const T *dy, int64_t n, F f, bool fresh, T *dx)
 {
     for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < n / V; i += (int64_t)gridDim.x * THREADS) {
         pack<V> v = load<V>(x + i * V), up = load<V>(dy + i * V);
 #pragma unroll
         for (int j = 0; j < V; j++) v.v[j] = f.back(v.v[j], up.v[j]);
-        store_add<V>(dx + i * V, v);
+        if (fresh)
+            store<V>(dx + i * V, v);
+        else
+            store_add<V>(dx + i * V, v);
     }
 }
 
@@ -117,12 +142,13 @@ static aim_status map_all_back(struct backend *be, const struct tensor *x, F f, 
                                const char *op)
 {
     int64_t n = tensor_count(x);
+    bool fresh = take_fresh(be, dx);
     by_type(x, [&](auto zero) {
         using T = decltype(zero);
         by_width<16 / sizeof(T)>(rows_aligned(x->type, n, x->data, dy->data, dx->data), [&](auto w) {
             constexpr int V = decltype(w)::value;
             map_back<V><<<cuda_blocks(be, n / V, THREADS), THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(x), data_of<T>(dy), n,
-                                                                                              f, data_of<T>(dx));
+                                                                                              f, fresh, data_of<T>(dx));
         });
     });
     return cuda_launched(be, op);
@@ -292,7 +318,7 @@ static __device__ inline float blur_share(int64_t from, int64_t to, int64_t n)
     return sum;
 }
 
-template <int V, typename T> static __global__ void blur_back(const T *dy, struct map_shape s, T *dx)
+template <int V, typename T> static __global__ void blur_back(const T *dy, struct map_shape s, bool fresh, T *dx)
 {
     struct place p = place_of<V>(s);
     if (!p.live) return;
@@ -305,7 +331,11 @@ template <int V, typename T> static __global__ void blur_back(const T *dy, struc
 #pragma unroll
         for (int j = 0; j < V; j++) sum.v[j] += weight * up.v[j];
     }
-    store_add<V>(dx + ((p.n * s.H + p.y) * s.W + p.x) * s.C + p.channel, sum);
+    T *to = dx + ((p.n * s.H + p.y) * s.W + p.x) * s.C + p.channel;
+    if (fresh)
+        store<V>(to, sum);
+    else
+        store_add<V>(to, sum);
 }
 
 aim_status cuda_blur(struct backend *be, const struct tensor *x, struct tensor *y)
@@ -324,11 +354,12 @@ aim_status cuda_blur(struct backend *be, const struct tensor *x, struct tensor *
 aim_status cuda_blur_backward(struct backend *be, const struct tensor *dy, struct tensor *dx)
 {
     struct map_shape s = shape_of(dy);
+    bool fresh = take_fresh(be, dx);
     by_type(dy, [&](auto zero) {
         using T = decltype(zero);
         by_width<16 / sizeof(T)>(rows_aligned(dy->type, s.C, dy->data, dx->data), [&](auto w) {
             constexpr int V = decltype(w)::value;
-            blur_back<V><<<place_blocks<V>(s), THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(dy), s, data_of<T>(dx));
+            blur_back<V><<<place_blocks<V>(s), THREADS, 0, cuda_of(be)->stream>>>(data_of<T>(dy), s, fresh, data_of<T>(dx));
         });
     });
     return cuda_launched(be, "blur_backward");

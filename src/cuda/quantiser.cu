@@ -29,7 +29,8 @@ aim_status cuda_normalize_rows(struct backend *be, const struct tensor *x, struc
 }
 
 /* y = x/n with n = max(‖x‖, 1e-12); dx = (dy - y (y·dy)) / n, and dy / n where n is that constant */
-template <typename T> static __global__ void normalize_gradient(const T *x, const T *dy, int64_t M, int64_t D, T *dx)
+template <typename T>
+static __global__ void normalize_gradient(const T *x, const T *dy, int64_t M, int64_t D, bool fresh, T *dx)
 {
     int64_t m = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
     if (m >= M) return;
@@ -42,7 +43,7 @@ template <typename T> static __global__ void normalize_gradient(const T *x, cons
     double norm = sqrt(squares), scale = 1 / (norm > 1e-12 ? norm : 1e-12), part = norm > 1e-12 ? along / squares : 0;
     for (int64_t i = 0; i < D; i++) {
         float add = (float)(scale * ((double)value(g[i]) - part * (double)value(in[i])));
-        put(&dx[m * D + i], value(dx[m * D + i]) + add);
+        put(&dx[m * D + i], fresh ? add : value(dx[m * D + i]) + add);
     }
 }
 
@@ -50,10 +51,11 @@ aim_status cuda_normalize_rows_backward(struct backend *be, const struct tensor 
 {
     int64_t M = tensor_rows(x), D = tensor_cols(x);
     if (!dx) return AIM_OK;
+    bool fresh = take_fresh(be, dx);
     by_type(x, [&](auto zero) {
         using T = decltype(zero);
         normalize_gradient<T><<<(unsigned)divide_up(M, ROW_THREADS), ROW_THREADS, 0, cuda_of(be)->stream>>>(
-            data_of<T>(x), data_of<T>(dy), M, D, data_of<T>(dx));
+            data_of<T>(x), data_of<T>(dy), M, D, fresh, data_of<T>(dx));
     });
     return cuda_launched(be, "normalize_rows_backward");
 }

@@ -48,11 +48,39 @@ template <typename T, int V> static __device__ inline pack<V> values_of(const me
     return x;
 }
 
+/* V values of type T in words that become floats by one instruction each: bfloat16 in pairs. */
+template <typename T, int V>
+using word_of = typename std::conditional<std::is_same<T, bf16>::value && V % 2 == 0, uint32_t, T>::type;
+template <typename T, int V> using words = memory_pack<word_of<T, V>, (int)(V * sizeof(T) / sizeof(word_of<T, V>))>;
+
+template <typename T, int V> static __device__ inline pack<V> values_of_words(const words<T, V> &raw)
+{
+    pack<V> x;
+    if constexpr (std::is_same<T, word_of<T, V>>::value) {
+        x = values_of(raw);
+    } else {
+#pragma unroll
+        for (int i = 0; i < V; i += 2) {
+            x.v[i] = __uint_as_float(raw.v[i / 2] << 16);
+            x.v[i + 1] = __uint_as_float(raw.v[i / 2] & 0xffff0000u);
+        }
+    }
+    return x;
+}
+
+/* The words at `from`, for later; zeros where they are not wanted. */
+template <int V, typename T> static __device__ inline words<T, V> load_words(const T *from, bool wanted)
+{
+    words<T, V> raw = {};
+    if (wanted) raw = *reinterpret_cast<const words<T, V> *>(from);
+    return raw;
+}
+
 /* The copy makes it whole accesses: where values are read from memory one by one, the compiler leaves it at that. */
 template <int V, typename T> static __device__ inline pack<V> load(const T *from)
 {
-    memory_pack<T, V> raw = *reinterpret_cast<const memory_pack<T, V> *>(from);
-    return values_of(raw);
+    words<T, V> raw = *reinterpret_cast<const words<T, V> *>(from);
+    return values_of_words<T, V>(raw);
 }
 
 /* The values as they lie in memory, for later; zeros where they are not wanted. */

@@ -104,11 +104,17 @@ struct tensor *vq_quantise(struct exec *ex, const struct vq *vq, const struct te
     return ids;
 }
 
-struct tensor *vq_last_convolution(struct exec *ex, const struct tensor *last, const struct tensor *w, const struct tensor *b)
+void vq_last_gradient(struct exec *ex, const struct vq *vq, const struct tensor *last, const struct tensor *dpixels,
+                      struct tensor *dw)
 {
-    struct tensor *image = op_conv2d(ex, last, w, b, same3x3), *pixels = op_nhwc_to_nchw(ex, image);
-    tensor_drop(image);
-    return pixels;
+    if (!last || !dpixels || !dw) return;
+    const struct ops *op = &ex->backend->op;
+    struct tensor *dy = tensor_new(ex, last->type, SHAPE(last->shape[0], last->shape[1], last->shape[2], dpixels->shape[1]));
+    if (!dy) return;
+    aim_status status = op->nchw_to_nhwc(ex->backend, dpixels, dy);
+    if (status == AIM_OK) status = op->conv2d_backward(ex->backend, last, vq->decoder.conv_out.w, &same3x3, dy, NULL, dw, NULL);
+    if (status != AIM_OK) exec_fail(ex, status);
+    tensor_drop(dy);
 }
 
 /* codes (N,rows,columns,D) -> pixels; takes codes. What the last convolution is given is the caller's at *last, unless that
@@ -126,7 +132,8 @@ static struct tensor *decode_codes(struct exec *ex, const struct vq *vq, struct 
     x = levels(ex, s, &vq->config, enlarge, x);
     struct tensor *n = op_group_norm_silu(ex, x, s->norm_out.w, s->norm_out.b, vq->config.norm_groups, true);
     tensor_drop(x);
-    struct tensor *pixels = vq_last_convolution(ex, n, s->conv_out.w, s->conv_out.b);
+    struct tensor *image = op_conv2d(ex, n, s->conv_out.w, s->conv_out.b, same3x3), *pixels = op_nhwc_to_nchw(ex, image);
+    tensor_drop(image);
     if (last)
         *last = n;
     else

@@ -87,9 +87,9 @@ void vq_training_clear(struct vq_training *training);
 struct tensor *vq_train_forward(struct exec *ex, const struct vq *vq, const struct tensor *pixels,
                                 struct vq_training *training);
 
-/* The decoder's last step alone: what struct vq_training's `last` says, and that convolution's filters and bias, to pixels
- * (N,3,H,W). */
-struct tensor *vq_last_convolution(struct exec *ex, const struct tensor *last, const struct tensor *w, const struct tensor *b);
+/* dw += the gradient by the decoder's last filters, from that by its pixels (N,3,H,W); `last` as in struct vq_training. */
+void vq_last_gradient(struct exec *ex, const struct vq *vq, const struct tensor *last, const struct tensor *dpixels,
+                      struct tensor *dw);
 
 /* Bytes of activations at the peak of encoding or decoding one picture of rows x columns codes. */
 int64_t vq_activation_bytes(const struct vq_config *config, int64_t rows, int64_t columns);

@@ -5,7 +5,7 @@
 /* dx = Σ over outputs that read it of wᵀ dy; dw = Σ dy patchᵀ; dbias = Σ dy */
 static aim_status conv2d_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *x = n->in[0], *w = n->in[1], *dx = tape_grad(ex, x), *dw = tape_grad(ex, w),
+    struct tensor *x = n->in[0], *w = n->in[1], *dx = tape_grad_fresh(ex, x), *dw = tape_grad(ex, w),
                   *dbias = tape_grad(ex, n->in[2]);
     if (ex->status != AIM_OK) return ex->status;
     return ex->backend->op.conv2d_backward(ex->backend, x, w, &n->how.conv, n->out[0]->grad, dx, dw, dbias);
@@ -35,10 +35,10 @@ struct tensor *op_conv2d(struct exec *ex, const struct tensor *x, const struct t
 static aim_status group_norm_silu_backward(struct exec *ex, struct node *n)
 {
     struct tensor *x = n->in[0], *w = n->in[1], *b = n->in[2];
-    struct tensor *dx = tape_grad(ex, x), *dw = tape_grad(ex, w), *db = tape_grad(ex, b);
+    struct tensor *dx = tape_grad_fresh(ex, x), *dw = tape_grad(ex, w), *db = tape_grad(ex, b);
     if (ex->status != AIM_OK) return ex->status;
     return ex->backend->op.group_norm_silu_backward(ex->backend, x, w, b, n->how.norm.groups, AIM_GROUP_NORM_EPS,
-                                                    n->how.norm.silu, n->out[0]->grad, dx, dw, db);
+                                                    n->how.norm.silu, n->in[3], n->out[0]->grad, dx, dw, db);
 }
 
 /* y = GroupNorm(x) ⊙ w + b, then silu if asked */
@@ -51,11 +51,19 @@ struct tensor *op_group_norm_silu(struct exec *ex, const struct tensor *x, const
                   "group_norm_silu"))
         return NULL;
     struct tensor *y = tensor_new(ex, x->type, 4, x->shape);
-    if (!y) return NULL;
-    aim_status status = ex->backend->op.group_norm_silu(ex->backend, x, w, b, groups, AIM_GROUP_NORM_EPS, silu, y);
-    y = op_finish(ex, status, y);
-    struct node node = {group_norm_silu_backward, {y}, {tape_input(x), tape_input(w), tape_input(b)}, {.norm = {groups, silu}}};
-    if (y) tape_record(ex, &node);
+    struct tensor *statistics = ex->tape ? tensor_new(ex, T_F32, SHAPE(x->shape[0], groups, 2)) : NULL;
+    if (y && ex->status == AIM_OK) {
+        aim_status status =
+            ex->backend->op.group_norm_silu(ex->backend, x, w, b, groups, AIM_GROUP_NORM_EPS, silu, statistics, y);
+        y = op_finish(ex, status, y);
+        struct node node = {
+            group_norm_silu_backward, {y}, {tape_input(x), tape_input(w), tape_input(b), statistics}, {.norm = {groups, silu}}};
+        if (y) tape_record(ex, &node);
+    } else {
+        tensor_drop(y);
+        y = NULL;
+    }
+    tensor_drop(statistics);
     return y;
 }
 
@@ -63,7 +71,7 @@ struct tensor *op_group_norm_silu(struct exec *ex, const struct tensor *x, const
 static aim_status attention_backward(struct exec *ex, struct node *n)
 {
     struct tensor *q = n->in[0], *k = n->in[1], *v = n->in[2];
-    struct tensor *dq = tape_grad(ex, q), *dk = tape_grad(ex, k), *dv = tape_grad(ex, v);
+    struct tensor *dq = tape_grad_fresh(ex, q), *dk = tape_grad_fresh(ex, k), *dv = tape_grad_fresh(ex, v);
     if (ex->status != AIM_OK) return ex->status;
     return ex->backend->op.attention_backward(ex->backend, q, k, v, n->out[0]->grad, dq, dk, dv);
 }
@@ -80,35 +88,18 @@ struct tensor *op_attention(struct exec *ex, const struct tensor *q, const struc
     return y;
 }
 
-/* Whether `t` has no gradient yet, and dy is just what it would be. */
-static bool is_first(const struct tensor *t, const struct tensor *dy)
-{
-    bool same = t->type == dy->type && t->ndim == dy->ndim;
-    for (int i = 0; same && i < t->ndim; i++) same = t->shape[i] == dy->shape[i];
-    return same && !t->grad;
-}
-
-/* da = db = dy. A gradient that is the first to arrive is not added to zeros: one input takes dy over, which nobody wants
- * any more, the other one a copy. */
+/* da = db = dy: neither is added to zeros, or copied, where it is the first to arrive. */
 static aim_status add_backward(struct exec *ex, struct node *n)
 {
     struct tensor *dy = n->out[0]->grad;
     for (int i = 0; i < 2; i++) {
         struct tensor *a = n->in[i];
-        if (!a || !a->needs_grad) continue;
-        bool first = n->in[0] != n->in[1] && is_first(a, dy);
-        if (first && dy->refs == 1) {
-            a->grad = tensor_keep(dy);
-        } else if (first) {
-            a->grad = tensor_new(ex, a->type, a->ndim, a->shape);
-            if (a->grad) tensor_copy(ex, a->grad, dy);
-        } else {
-            struct tensor *da = tape_grad(ex, a);
-            if (da) TRY(ex->backend->op.accumulate(ex->backend, dy, da));
-        }
-        if (ex->status != AIM_OK) return ex->status;
+        if (!a || !a->needs_grad || tape_pass(a, dy)) continue;
+        struct tensor *da = tape_grad_fresh(ex, a);
+        if (!da) return ex->status;
+        TRY(ex->backend->op.accumulate(ex->backend, dy, da));
     }
-    return AIM_OK;
+    return ex->status;
 }
 
 struct tensor *op_add(struct exec *ex, const struct tensor *a, const struct tensor *b)
@@ -124,7 +115,7 @@ struct tensor *op_add(struct exec *ex, const struct tensor *a, const struct tens
 /* dx = (dy - y (y·dy)) / ‖x‖ */
 static aim_status normalize_rows_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *dx = tape_grad(ex, n->in[0]);
+    struct tensor *dx = tape_grad_fresh(ex, n->in[0]);
     return dx ? ex->backend->op.normalize_rows_backward(ex->backend, n->in[0], n->out[0]->grad, dx) : ex->status;
 }
 
@@ -150,7 +141,8 @@ struct tensor *op_nearest_code(struct exec *ex, const struct tensor *z, const st
 /* y = code; dz = dy: the nearest code is passed on as if it were z itself (spec D5) */
 static aim_status straight_through_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *dz = tape_grad(ex, n->in[0]);
+    if (n->in[0]->needs_grad && tape_pass(n->in[0], n->out[0]->grad)) return AIM_OK;
+    struct tensor *dz = tape_grad_fresh(ex, n->in[0]);
     return dz ? ex->backend->op.accumulate(ex->backend, n->out[0]->grad, dz) : ex->status;
 }
 
@@ -169,7 +161,7 @@ struct tensor *op_straight_through(struct exec *ex, const struct tensor *z, cons
 /* da = 2 weight (a - target) dloss / n */
 static aim_status mean_square_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *da = tape_grad(ex, n->in[0]);
+    struct tensor *da = tape_grad_fresh(ex, n->in[0]);
     if (!da) return ex->status;
     return ex->backend->op.mean_square_backward(ex->backend, n->in[0], n->in[1], n->how.weight, n->out[0]->grad, da, NULL);
 }
@@ -185,14 +177,30 @@ struct tensor *op_mean_square(struct exec *ex, const struct tensor *a, const str
     return loss;
 }
 
-/* Changes of layout: dx is dy in the other layout. */
+/* Pictures (N,H,W,3) of the host's memory, which may be read up to 3 bytes beyond their end, as a network sees them: (N,3,H,W)
+ */
+struct tensor *op_pictures(struct exec *ex, const uint8_t *bytes, int64_t N, int64_t H, int64_t W)
+{
+    struct tensor *words = tensor_from_host(ex, T_I32, SHAPE((N * H * W * 3 + 3) / 4), bytes);
+    struct tensor *y = words ? tensor_new(ex, T_F32, SHAPE(N, 3, H, W)) : NULL;
+    if (y) y = op_finish(ex, ex->backend->op.pictures(ex->backend, words, y), y);
+    tensor_drop(words);
+    return y;
+}
+
+/* Changes of layout: dx is dy in the other layout, or has that added. */
 static aim_status layout_backward(struct exec *ex, struct node *n,
                                   aim_status (*back)(struct backend *, const struct tensor *, struct tensor *))
 {
-    struct tensor *dx = tape_grad(ex, n->in[0]), *turned = dx ? tensor_new(ex, dx->type, dx->ndim, dx->shape) : NULL;
+    struct tensor *x = n->in[0], *dy = n->out[0]->grad;
+    if (!x->needs_grad) return AIM_OK;
+    struct tensor *turned = tensor_new(ex, x->type, x->ndim, x->shape);
     if (!turned) return ex->status;
-    aim_status status = back(ex->backend, n->out[0]->grad, turned);
-    if (status == AIM_OK) status = ex->backend->op.accumulate(ex->backend, turned, dx);
+    aim_status status = back(ex->backend, dy, turned);
+    if (status == AIM_OK && !tape_pass(x, turned)) {
+        struct tensor *dx = tape_grad(ex, x);
+        status = dx ? ex->backend->op.accumulate(ex->backend, turned, dx) : ex->status;
+    }
     tensor_drop(turned);
     return status;
 }

@@ -5,7 +5,7 @@
 /* dx = dy where x > 0, else slope dy */
 static aim_status leaky_relu_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *dx = tape_grad(ex, n->in[0]);
+    struct tensor *dx = tape_grad_fresh(ex, n->in[0]);
     if (!dx) return ex->status;
     return ex->backend->op.leaky_relu_backward(ex->backend, n->in[0], n->how.slope, n->out[0]->grad, dx);
 }
@@ -22,7 +22,7 @@ struct tensor *op_leaky_relu(struct exec *ex, const struct tensor *x, float slop
 /* dx = factor dy */
 static aim_status scale_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *dx = tape_grad(ex, n->in[0]);
+    struct tensor *dx = tape_grad_fresh(ex, n->in[0]);
     return dx ? ex->backend->op.scale_backward(ex->backend, n->how.weight, n->out[0]->grad, dx) : ex->status;
 }
 
@@ -56,7 +56,7 @@ struct tensor *op_max_pool(struct exec *ex, const struct tensor *x)
 static aim_status batch_norm_backward(struct exec *ex, struct node *n)
 {
     struct tensor *x = n->in[0], *w = n->in[1], *statistics = n->in[3];
-    struct tensor *dx = tape_grad(ex, x), *dw = tape_grad(ex, w), *db = tape_grad(ex, n->in[2]);
+    struct tensor *dx = tape_grad_fresh(ex, x), *dw = tape_grad(ex, w), *db = tape_grad(ex, n->in[2]);
     if (ex->status != AIM_OK) return ex->status;
     return ex->backend->op.batch_norm_backward(ex->backend, x, w, statistics, n->out[0]->grad, dx, dw, db);
 }
@@ -85,7 +85,7 @@ struct tensor *op_batch_norm(struct exec *ex, const struct tensor *x, const stru
 /* dx = the same filter turned round, with what the mirrored border gives back */
 static aim_status blur_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *dx = tape_grad(ex, n->in[0]);
+    struct tensor *dx = tape_grad_fresh(ex, n->in[0]);
     return dx ? ex->backend->op.blur_backward(ex->backend, n->out[0]->grad, dx) : ex->status;
 }
 
@@ -102,7 +102,7 @@ struct tensor *op_blur(struct exec *ex, const struct tensor *x)
 /* With s = ‖a‖ and g = 2 ddistance keep w (â - b̂) / pixels: da = g / (s + eps) - a (g·a) / (s (s + eps)²) */
 static aim_status lpips_distance_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *da = tape_grad(ex, n->in[0]);
+    struct tensor *da = tape_grad_fresh(ex, n->in[0]);
     if (!da) return ex->status;
     return ex->backend->op.lpips_distance_backward(ex->backend, n->in[0], n->in[1], n->in[2],
                                                    n->how.dropout.on ? &n->how.dropout.how : NULL, n->out[0]->grad, da);
@@ -127,7 +127,7 @@ struct tensor *op_lpips_distance(struct exec *ex, const struct tensor *a, const 
 /* da = weight sign(a - target) dloss / n */
 static aim_status mean_absolute_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *da = tape_grad(ex, n->in[0]);
+    struct tensor *da = tape_grad_fresh(ex, n->in[0]);
     if (!da) return ex->status;
     return ex->backend->op.mean_absolute_backward(ex->backend, n->in[0], n->in[1], n->how.weight, n->out[0]->grad, da, NULL);
 }
@@ -146,7 +146,7 @@ struct tensor *op_mean_absolute(struct exec *ex, const struct tensor *a, const s
 /* dx = weight f'(x) dloss / n */
 static aim_status mean_map_backward(struct exec *ex, struct node *n)
 {
-    struct tensor *dx = tape_grad(ex, n->in[0]);
+    struct tensor *dx = tape_grad_fresh(ex, n->in[0]);
     if (!dx) return ex->status;
     return ex->backend->op.mean_map_backward(ex->backend, n->in[0], n->how.mean.map, n->how.mean.weight, n->out[0]->grad, dx);
 }

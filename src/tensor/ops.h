@@ -46,6 +46,7 @@ struct tensor *op_attention(struct exec *ex, const struct tensor *q, const struc
 struct tensor *op_add(struct exec *ex, const struct tensor *a, const struct tensor *b);
 struct tensor *op_normalize_rows(struct exec *ex, const struct tensor *x);
 struct tensor *op_nearest_code(struct exec *ex, const struct tensor *z, const struct tensor *e);
+struct tensor *op_pictures(struct exec *ex, const uint8_t *bytes, int64_t N, int64_t H, int64_t W);
 struct tensor *op_nchw_to_nhwc(struct exec *ex, const struct tensor *x);
 struct tensor *op_nhwc_to_nchw(struct exec *ex, const struct tensor *x);
 /* The value of code; the gradient goes to z, of the same size, unchanged. */

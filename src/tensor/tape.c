@@ -60,9 +60,20 @@ static void settle(struct exec *ex, struct tensor *grad)
     grad->fresh = (struct fresh_columns){0, 0};
 }
 
+/* A gradient that others hold as well becomes the tensor's own before it is added to; it is whole already. */
+static void own(struct exec *ex, struct tensor *t)
+{
+    if (!t->grad || t->grad->refs == 1) return;
+    struct tensor *mine = tensor_new(ex, t->grad->type, t->grad->ndim, t->grad->shape);
+    if (mine) tensor_copy(ex, mine, t->grad);
+    tensor_drop(t->grad);
+    t->grad = mine;
+}
+
 struct tensor *tape_grad(struct exec *ex, struct tensor *t)
 {
     if (!t || !t->needs_grad) return NULL;
+    own(ex, t);
     if (!t->grad) {
         struct tensor *grad = tensor_new(ex, t->type, t->ndim, t->shape);
         if (grad && tensor_zero(ex, grad) != AIM_OK) {
@@ -79,10 +90,19 @@ struct tensor *tape_grad_fresh(struct exec *ex, struct tensor *t)
 {
     if (!t || !t->needs_grad) return NULL;
     if (!ex->backend->overwrites) return tape_grad(ex, t);
+    own(ex, t);
     if (t->grad) return t->grad;
     t->grad = tensor_new(ex, t->type, t->ndim, t->shape);
     if (t->grad) t->grad->fresh = (struct fresh_columns){0, tensor_cols(t)};
     return t->grad;
+}
+
+bool tape_pass(struct tensor *t, struct tensor *grad)
+{
+    bool first = t->type == grad->type && t->ndim == grad->ndim && !t->grad;
+    for (int i = 0; first && i < t->ndim; i++) first = t->shape[i] == grad->shape[i];
+    if (first) t->grad = tensor_keep(grad);
+    return first;
 }
 
 void tensor_clear_grad(struct tensor *t)
@@ -106,6 +126,7 @@ static void seed(struct exec *ex, struct tensor *loss, float scale)
 aim_status tape_backward(struct tape *tape, struct tensor *loss, float scale)
 {
     struct exec *ex = tape->ex;
+    tape->scale = scale;
     if (loss) seed(ex, loss, scale);
     while (tape->count > 0) {
         struct node *n = &tape->nodes[--tape->count];

@@ -58,6 +58,7 @@ struct tape {
     struct exec *ex;
     size_t count, capacity;
     struct node *nodes;
+    float scale; /* of the walk back that is going on */
 };
 
 /* Starts recording the ops that run on `ex`. */
@@ -100,6 +101,13 @@ struct tensor *tape_grad(struct exec *ex, struct tensor *t);
  * still fresh when something else wants the gradient is zeroed then.
  */
 struct tensor *tape_grad_fresh(struct exec *ex, struct tensor *t);
+
+/*
+ * Where an output's gradient is all that an input, which needs one, has got so far: `grad` becomes the gradient of `t`, without
+ * a copy; several tensors may hold it, and whoever asks for it by the functions above gets one of its own. False: the input has
+ * one, or another shape; nothing is done.
+ */
+bool tape_pass(struct tensor *t, struct tensor *grad);
 
 /* The gradient that has arrived at an output; NULL if none has. */
 static inline struct tensor *tape_arrived(const struct tensor *t)

@@ -298,6 +298,19 @@ aim_status loader_next(struct loader *l, float *pixels, int32_t *labels, int64_t
     return AIM_OK;
 }
 
+aim_status loader_next_bytes(struct loader *l, uint8_t *pictures, int32_t *labels, int64_t *count)
+{
+    size_t bytes = 3 * (size_t)l->o.augment.size * (size_t)l->o.augment.size;
+    for (*count = 0; *count < l->o.batch; ++*count) {
+        aim_image image;
+        TRY(loader_picture(l, &image, &labels[*count]));
+        if (!image.rgb) break;
+        memcpy(pictures + (size_t)*count * bytes, image.rgb, bytes);
+        aim_image_free(&image);
+    }
+    return AIM_OK;
+}
+
 int64_t loader_skipped(const struct loader *l)
 {
     return l->skipped;

@@ -44,6 +44,9 @@ void loader_free(struct loader *loader);
  */
 aim_status loader_next(struct loader *loader, float *pixels, int32_t *labels, int64_t *count);
 
+/* The same as bytes: pictures (batch, size, size, 3). */
+aim_status loader_next_bytes(struct loader *loader, uint8_t *pictures, int32_t *labels, int64_t *count);
+
 /* One sample as bytes, for callers that make views of it; the caller frees *image, which is zeroed at the end of a pass. */
 aim_status loader_picture(struct loader *loader, aim_image *image, int32_t *label);
 

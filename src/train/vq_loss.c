@@ -72,60 +72,103 @@ static struct tensor *adversarial(struct exec *ex, const struct vq_loss *loss, c
     return term;
 }
 
-/* --------------------------------------------------------------------------------------- the adaptive weight */
+/* --------------------------------------------------------------------------------------- the adaptive weight
+ *
+ * It compares two gradients by the decoder's last filters. Both go through x̂, and so does all that the terms give to the
+ * network: each kind of terms is walked back to x̂ on a tape of its own, once, and what has met there goes on in one piece.
+ */
 
-/* The same values, past which no gradient goes. */
-static struct tensor *detached(struct exec *ex, const struct tensor *t)
+/* The gradient by `leaf` of a term, which may be NULL, on the tape that now records; the caller's. */
+static struct tensor *gradient_at(struct exec *ex, struct tensor *term, struct tensor *leaf)
 {
-    if (!t) return NULL;
-    struct tensor *copy = tensor_new(ex, t->type, t->ndim, t->shape);
-    if (copy && tensor_copy(ex, copy, t) == AIM_OK) return copy;
-    tensor_drop(copy);
-    return NULL;
+    if (!term || ex->status != AIM_OK) return NULL;
+    tape_backward(ex->tape, term, 1);
+    struct tensor *gradient = leaf->grad;
+    leaf->grad = NULL;
+    return gradient;
 }
 
-/* ‖gradient of the sum of the terms on the tape‖ with respect to w, whose gradient is forgotten. */
-static double gradient_length(struct exec *ex, struct tape *tape, struct tensor *term, struct tensor *w)
+/* lengths[at] = ‖∇‖ at the last filters, from the gradient by x̂ */
+static void measure_length(struct exec *ex, const struct vq *vq, const struct tensor *last, const struct tensor *gradient,
+                           struct tensor *lengths, int at)
 {
-    if (!term || tape_backward(tape, term, 1) != AIM_OK || !w->grad) return 0;
-    int64_t count = tensor_count(w);
-    double squares = 0;
-    float *values = mem_array(ex->ctx, (size_t)count, sizeof *values, MEM_MISC);
-    if (!values) exec_fail(ex, AIM_ERR_MEMORY);
-    if (values && tensor_read(ex, w->grad, values) == AIM_OK)
-        for (int64_t i = 0; i < count; i++) squares += (double)values[i] * (double)values[i];
-    mem_free(values);
-    tensor_clear_grad(w);
-    return sqrt(squares);
+    const struct tensor *w = vq->decoder.conv_out.w;
+    if (!gradient || !lengths) return;
+    struct tensor *dw = tensor_new(ex, T_F32, w->ndim, w->shape), *norm = tensor_new(ex, T_F32, SHAPE(1));
+    if (dw && norm && tensor_zero(ex, dw) == AIM_OK) {
+        vq_last_gradient(ex, vq, last, gradient, dw);
+        aim_status status = ex->backend->op.norm(ex->backend, &dw, 1, norm);
+        if (status == AIM_OK)
+            status = ex->backend->memory.copy(ex->backend, (float *)lengths->data + at, norm->data, sizeof(float));
+        if (status != AIM_OK) exec_fail(ex, status);
+    }
+    tensor_drop(dw);
+    tensor_drop(norm);
 }
 
-/* ‖∇ likeness‖ / (‖∇ adversarial‖ + 1e-4), at most 1e4, at the decoder's last filters: these and their input are copied onto
- * a tape of their own. */
-static float adaptive_weight(struct exec *ex, const struct vq_loss *loss, const struct vq *vq, const struct tensor *x,
-                             const struct vq_training *training, int64_t step)
+/* ‖∇ likeness‖ / (‖∇ adversarial‖ + 1e-4), at most 1e4 */
+static float adaptive_weight(struct exec *ex, const struct vq *vq, const struct tensor *last, const struct tensor *of_likeness,
+                             const struct tensor *of_adversarial)
+{
+    float found[2] = {0};
+    struct tensor *lengths = tensor_new(ex, T_F32, SHAPE(2));
+    if (lengths) tensor_zero(ex, lengths);
+    measure_length(ex, vq, last, of_likeness, lengths, 0);
+    measure_length(ex, vq, last, of_adversarial, lengths, 1);
+    if (ex->status == AIM_OK) tensor_read(ex, lengths, found);
+    tensor_drop(lengths);
+    return (float)fmin((double)found[0] / ((double)found[1] + 1e-4), 1e4);
+}
+
+/* *sum += factor term, of gradients; takes the old sum, which may be NULL. */
+static void add_gradient(struct exec *ex, struct tensor **sum, const struct tensor *term, float factor)
+{
+    if (!term || ex->status != AIM_OK) return;
+    if (!*sum) {
+        *sum = tensor_new(ex, term->type, term->ndim, term->shape);
+        if (*sum) tensor_zero(ex, *sum);
+    }
+    aim_status status = *sum ? ex->backend->op.scale_backward(ex->backend, factor, term, *sum) : ex->status;
+    if (status != AIM_OK) exec_fail(ex, status);
+}
+
+/* in[0] is x̂, in[1] the gradient that has been found for it. */
+static aim_status found_backward(struct exec *ex, struct node *n)
+{
+    const float scale = ex->tape->scale; /* out[0] stands in the loss as it is */
+    if (scale == 1 && tape_pass(n->in[0], n->in[1])) return AIM_OK;
+    struct tensor *dx = tape_grad_fresh(ex, n->in[0]);
+    return dx ? ex->backend->op.scale_backward(ex->backend, scale, n->in[1], dx) : ex->status;
+}
+
+/* The terms of x̂, the adversarial one weighed adaptively; into parts. */
+static void adaptive_terms(struct exec *ex, const struct vq_loss *loss, const struct vq *vq, const struct tensor *x,
+                           const struct tensor *fake, const struct tensor *last, int64_t step, struct vq_loss_parts *parts)
 {
     struct tape *outer = ex->tape, inner;
-    struct tensor *last = detached(ex, training->last), *w = detached(ex, vq->decoder.conv_out.w);
-    struct tensor *b = detached(ex, vq->decoder.conv_out.b), *sum = NULL;
-    struct vq_loss_parts parts = {0};
-    if (w) w->needs_grad = true;
+    struct tensor *leaf = fake ? tensor_borrow(ex->ctx, fake->type, fake->ndim, fake->shape, fake->data) : NULL, *sum = NULL;
+    if (!leaf) {
+        exec_fail(ex, ex->status != AIM_OK ? ex->status : AIM_ERR_MEMORY);
+        return;
+    }
+    leaf->needs_grad = true;
     tape_start(&inner, ex);
-    struct tensor *fake = vq_last_convolution(ex, last, w, b);
-    likeness(ex, loss, x, fake, step, &parts);
-    add_term(ex, &sum, parts.l2);
-    add_term(ex, &sum, parts.l1);
-    add_term(ex, &sum, parts.perceptual);
-    double of_likeness = gradient_length(ex, &inner, sum, w);
-    tensor_drop(fake);
-    fake = vq_last_convolution(ex, last, w, b); /* its nodes were used up */
-    parts.adversarial = adversarial(ex, loss, fake, 1);
-    double of_adversarial = gradient_length(ex, &inner, parts.adversarial, w);
+    likeness(ex, loss, x, leaf, step, parts);
+    add_term(ex, &sum, parts->l2);
+    add_term(ex, &sum, parts->l1);
+    add_term(ex, &sum, parts->perceptual);
+    struct tensor *whole = gradient_at(ex, sum, leaf), *term = adversarial(ex, loss, leaf, 1);
+    struct tensor *judged = gradient_at(ex, term, leaf);
     tape_stop(&inner);
+    parts->adaptive = adaptive_weight(ex, vq, last, whole, judged);
+    float weight = vq_loss_lambda(loss, step) * parts->adaptive;
+    parts->adversarial = op_scale(ex, term, weight);
+    add_gradient(ex, &whole, judged, weight);
     ex->tape = outer;
-    vq_loss_parts_clear(&parts);
-    struct tensor *done[] = {last, w, b, sum, fake};
+    struct node node = {found_backward, {parts->adversarial}, {tape_input(fake), whole}, {{0}}};
+    if (ex->status == AIM_OK) tape_record(ex, &node);
+    struct tensor *done[] = {leaf, sum, whole, term, judged};
     for (size_t i = 0; i < sizeof done / sizeof done[0]; i++) tensor_drop(done[i]);
-    return (float)fmin(of_likeness / (of_adversarial + 1e-4), 1e4);
 }
 
 /* ------------------------------------------------------------------------------------------------ both losses */
@@ -138,10 +181,11 @@ struct tensor *vq_loss_generator(struct exec *ex, const struct vq_loss *loss, co
     const float lambda = vq_loss_lambda(loss, step);
     *parts = (struct vq_loss_parts){.adaptive = 1};
     if (loss->discriminator) discriminator_train(loss->discriminator, false);
-    likeness(ex, loss, x, fake, step, parts);
-    if (lambda > 0) {
-        if (o->adaptive) parts->adaptive = adaptive_weight(ex, loss, vq, x, training, step);
-        parts->adversarial = adversarial(ex, loss, fake, lambda * parts->adaptive);
+    if (lambda > 0 && o->adaptive) {
+        adaptive_terms(ex, loss, vq, x, fake, training->last, step, parts);
+    } else {
+        likeness(ex, loss, x, fake, step, parts);
+        if (lambda > 0) parts->adversarial = adversarial(ex, loss, fake, lambda);
     }
     parts->codebook = op_scale(ex, training->vq, o->codebook);
     parts->commit = op_scale(ex, training->commit, o->commit);
@@ -153,6 +197,16 @@ struct tensor *vq_loss_generator(struct exec *ex, const struct vq_loss *loss, co
     if (ex->status == AIM_OK && sum) return sum;
     tensor_drop(sum);
     vq_loss_parts_clear(parts);
+    return NULL;
+}
+
+/* The same values, past which no gradient goes. */
+static struct tensor *detached(struct exec *ex, const struct tensor *t)
+{
+    if (!t) return NULL;
+    struct tensor *copy = tensor_new(ex, t->type, t->ndim, t->shape);
+    if (copy && tensor_copy(ex, copy, t) == AIM_OK) return copy;
+    tensor_drop(copy);
     return NULL;
 }
 

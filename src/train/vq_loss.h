@@ -51,9 +51,9 @@ void vq_loss_parts_clear(struct vq_loss_parts *parts);
 
 /*
  * The generator's loss, one value, recorded when ex has a tape. x and fake = x̂ (N,3,H,W) and `training` come from
- * vq_train_forward of vq. The discriminator's parameters get no gradients until vq_loss_discriminator is called. The adaptive
- * weight takes another pass through LPIPS and the discriminator, whose running statistics then take two steps. On failure
- * NULL, and parts are cleared.
+ * vq_train_forward of vq. The discriminator's parameters get no gradients until vq_loss_discriminator is called. With the
+ * adaptive weight the terms of x̂ are walked back to it at once, and the loss takes gradients of it for granted: it must be
+ * walked back with a weight that the host knows (tape_backward's scale). On failure NULL, and parts are cleared.
  */
 struct tensor *vq_loss_generator(struct exec *ex, const struct vq_loss *loss, const struct vq *vq, const struct tensor *x,
                                  const struct tensor *fake, const struct vq_training *training, int64_t step,

@@ -90,14 +90,14 @@ static aim_status allocate(struct vq_trainer *t)
     const aim_train_options *o = &t->o.train;
     int64_t V = t->vq->config.codebook_size;
     size_t batch = (size_t)o->batch, side = (size_t)o->size, parts = (size_t)o->accumulate;
-    t->pixels = mem_zero(t->ctx, batch * 3 * side, side * sizeof(float), MEM_IMAGE);
+    t->bytes = mem_zero(t->ctx, batch * 3 * side + 1, side, MEM_IMAGE);
     t->labels = mem_array(t->ctx, batch, sizeof *t->labels, MEM_MISC);
     t->ids = mem_array(t->ctx, (size_t)(t->part * t->codes), sizeof *t->ids, MEM_MISC);
     t->x = mem_zero(t->ctx, parts, sizeof(struct tensor *), MEM_MISC);
     t->fake = mem_zero(t->ctx, parts, sizeof(struct tensor *), MEM_MISC);
     t->queue = tensor_new_weight(t->ctx, T_F32, SHAPE(CODEBOOK_QUEUE));
     t->counts = tensor_new_weight(t->ctx, T_I32, SHAPE(V));
-    if (!t->pixels || !t->labels || !t->ids || !t->x || !t->fake || !t->queue || !t->counts) return t->ctx->status;
+    if (!t->bytes || !t->labels || !t->ids || !t->x || !t->fake || !t->queue || !t->counts) return t->ctx->status;
     return codebook_usage_init(t->ctx, V, &t->usage);
 }
 
@@ -149,7 +149,7 @@ void vq_trainer_clear(struct vq_trainer *t)
     tensor_drop(t->counts);
     mem_free(t->x);
     mem_free(t->fake);
-    mem_free(t->pixels);
+    mem_free(t->bytes);
     mem_free(t->labels);
     mem_free(t->ids);
     t->loader = NULL;
@@ -158,7 +158,7 @@ void vq_trainer_clear(struct vq_trainer *t)
     t->vq = NULL;
     t->queue = t->counts = NULL;
     t->x = t->fake = NULL;
-    t->pixels = NULL;
+    t->bytes = NULL;
     t->labels = t->ids = NULL;
     if (t->ex.ctx) exec_clear(&t->ex);
 }
@@ -185,7 +185,7 @@ aim_status vq_trainer_start_data(struct vq_trainer *t, int64_t step)
 static struct tensor *upload_part(struct vq_trainer *t, int64_t first)
 {
     int64_t side = t->o.train.size;
-    return tensor_from_host(&t->ex, T_F32, SHAPE(t->part, 3, side, side), t->pixels + first * 3 * side * side);
+    return op_pictures(&t->ex, t->bytes + first * 3 * side * side, t->part, side, side);
 }
 
 /* ------------------------------------------------------------------------------------------------- the codebook */
@@ -212,7 +212,7 @@ static aim_status gather_latents(struct vq_trainer *t, int64_t batches, float *o
     TRY(open_stream(t, 0, &loader));
     aim_status status = AIM_OK;
     for (int64_t b = 0; b < batches && status == AIM_OK; b++) {
-        status = loader_next(loader, t->pixels, t->labels, &count);
+        status = loader_next_bytes(loader, t->bytes, t->labels, &count);
         for (int64_t first = 0; first < t->o.train.batch && status == AIM_OK; first += t->part) {
             struct tensor *x = upload_part(t, first);
             status = x ? unit_latents(t, x, out + (b * t->o.train.batch + first) * t->codes * D) : t->ex.status;
@@ -348,7 +348,7 @@ aim_status vq_trainer_update(struct vq_trainer *t, int64_t step, struct vq_did *
 aim_status vq_trainer_step(struct vq_trainer *t, int64_t step, struct vq_did *did)
 {
     int64_t count;
-    TRY(loader_next(t->loader, t->pixels, t->labels, &count));
+    TRY(loader_next_bytes(t->loader, t->bytes, t->labels, &count));
     return vq_trainer_update(t, step, did);
 }
 

@@ -30,7 +30,7 @@ struct vq_trainer {
     struct codebook_usage usage;   /* since the last revival, or without revival the last evaluation */
     struct tensor *queue, *counts; /* the usage in a checkpoint */
     struct tensor **x, **fake;     /* (accumulate): the parts of a batch and their reconstructions, during a step */
-    float *pixels;                 /* (batch, 3, size, size) */
+    uint8_t *bytes;                /* (batch, size, size, 3), and what op_pictures may read beyond */
     int32_t *labels, *ids;         /* (batch), (part, codes) */
 };
 
@@ -56,7 +56,7 @@ struct vq_did {
 /* Step 0, 1, ...: its batch, then vq_trainer_update. */
 aim_status vq_trainer_step(struct vq_trainer *t, int64_t step, struct vq_did *did);
 
-/* Both halves of a step on t->pixels; a pure function of them, the state and the step. */
+/* Both halves of a step on t->bytes; a pure function of them, the state and the step. */
 aim_status vq_trainer_update(struct vq_trainer *t, int64_t step, struct vq_did *did);
 
 /* Everything but the step number. */

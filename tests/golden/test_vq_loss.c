@@ -145,7 +145,8 @@ static void terms(void **state)
     close_fixture(&f);
 }
 
-/* The weight is the quotient of two lengths that whole backward passes, one for each loss alone, give. */
+/* The weight is the quotient of two lengths that whole backward passes, one for each loss alone, give; and with it the
+ * gradient is what that weight gives when it is no adaptive one. */
 static void adaptive(void **state)
 {
     (void)state;
@@ -153,7 +154,7 @@ static void adaptive(void **state)
     struct vq_loss_parts parts;
     open_fixture(&f);
     struct vq_loss loss = {.options = vq_loss_defaults(), .discriminator = f.d};
-    double of_likeness, of_adversarial;
+    double of_likeness, of_adversarial, adapted, fixed;
     loss.options.codebook = loss.options.commit = 0; /* these do not reach the decoder */
     generate(&f, &loss, 1, &parts, &of_likeness);
     vq_loss_parts_clear(&parts);
@@ -163,9 +164,14 @@ static void adaptive(void **state)
     vq_loss_parts_clear(&parts);
     loss.options = vq_loss_defaults();
     loss.options.adaptive = true;
-    generate(&f, &loss, 20000, &parts, NULL);
+    double sum = generate(&f, &loss, 20000, &parts, &adapted);
     print_message("adaptive weight %.6g\n", (double)parts.adaptive);
     near((double)parts.adaptive, of_likeness / (of_adversarial + 1e-4), 1e-5);
+    loss.options.adaptive = false;
+    loss.options.adversarial *= parts.adaptive;
+    vq_loss_parts_clear(&parts);
+    near(generate(&f, &loss, 20000, &parts, &fixed), sum, 1e-6);
+    near(adapted, fixed, 1e-5);
     vq_loss_parts_clear(&parts);
     close_fixture(&f);
 }
@@ -240,6 +246,16 @@ static void steps(void **state)
         assert_ok(f.ctx, vq_step_generator(&f.ex, f.vq, &loss, f.x, 20000, 0.5f, &fake, ids, &last));
     }
     near(last_length(&f), whole, 1e-5);
+    loss.options.adaptive = true;
+    for (int parts = 1; parts <= 2; parts++) {
+        for (int part = 0; part < parts; part++) {
+            tensor_drop(fake);
+            assert_ok(f.ctx, vq_step_generator(&f.ex, f.vq, &loss, f.x, 20000, 1.0f / (float)parts, &fake, ids, &last));
+        }
+        double length = last_length(&f);
+        if (parts == 2) near(length, whole, 1e-5);
+        whole = length;
+    }
     for (int i = 0; i < 4; i++) {
         assert_ok(f.ctx, vq_step_discriminator(&f.ex, &loss, f.x, fake, 20000, 1, &last));
         if (i == 0) first.discriminator = last.discriminator;

@@ -58,7 +58,16 @@ static const struct conv_case {
     {3, 9, 7, 24, 132, 3, {1, 1, 1, true}},     {3, 9, 7, 24, 68, 3, {1, 1, 1, true}},
     {1, 32, 32, 64, 128, 3, {2, 0, 1, false}},  {2, 12, 12, 32, 64, 4, {2, 1, 1, false}},
     {2, 5, 5, 40, 48, 1, {1, 0, 0, false}},     {1, 4, 4, 256, 128, 3, {1, 1, 1, true}},
-    {2, 1, 3, 128, 40, 3, {1, 1, 1, true}},
+    {2, 1, 3, 128, 40, 3, {1, 1, 1, true}},     {2, 20, 70, 32, 32, 3, {1, 1, 1, false}},
+    {1, 65, 33, 32, 64, 3, {1, 1, 1, false}},   {3, 17, 16, 64, 64, 3, {1, 1, 1, false}},
+    {1, 5, 40, 64, 32, 3, {1, 1, 1, false}},    {2, 9, 35, 32, 3, 3, {1, 1, 1, false}},
+    {1, 12, 20, 32, 32, 3, {1, 1, 1, true}},    {1, 9, 11, 64, 64, 3, {1, 1, 1, true}},
+    {1, 3, 2, 32, 64, 3, {1, 1, 1, true}},      {1, 34, 10, 64, 32, 3, {1, 1, 1, true}},
+    {2, 20, 70, 32, 32, 3, {2, 0, 1, false}},   {1, 17, 34, 64, 64, 3, {2, 0, 1, false}},
+    {1, 9, 7, 32, 64, 3, {2, 0, 1, false}},     {2, 20, 70, 3, 32, 3, {1, 1, 1, false}},
+    {1, 9, 50, 3, 64, 3, {1, 1, 1, false}},     {1, 17, 5, 8, 32, 3, {1, 1, 1, false}},
+    {2, 33, 40, 32, 3, 3, {1, 1, 1, false}},    {1, 5, 18, 32, 7, 3, {1, 1, 1, false}},
+    {1, 36, 18, 64, 32, 3, {2, 0, 1, false}},
 };
 
 static int64_t conv_side(int64_t side, const struct conv_case *c)
@@ -167,8 +176,14 @@ static void group_norm(void **state)
             struct threefold dy = gpu_normal(g, *type, 0, 1, N, H, W, C), dx = gpu_normal(g, *type, 0, 1, N, H, W, C);
             struct threefold dw = gpu_normal(g, T_F32, 0, 1, C, 0, 0, 0), db = gpu_normal(g, T_F32, 0, 1, C, 0, 0, 0);
             int groups = cases[i].groups;
-            RUN_SIDES(g, group_norm_silu, AT(x), AT(w), AT(b), groups, 1e-6f, silu, AT(y));
-            RUN_SIDES(g, group_norm_silu_backward, AT(x), AT(w), AT(b), groups, 1e-6f, silu, AT(dy), AT(dx), AT(dw), AT(db));
+            struct threefold statistics = gpu_blank(g, T_F32, N, groups, 2, 0), again = gpu_normal(g, *type, 0, 1, N, H, W, C);
+            RUN_SIDES(g, group_norm_silu, AT(x), AT(w), AT(b), groups, 1e-6f, silu, AT(statistics), AT(y));
+            RUN_SIDES(g, group_norm_silu_backward, AT(x), AT(w), AT(b), groups, 1e-6f, silu, AT(statistics), AT(dy), AT(dx),
+                      AT(dw), AT(db));
+            RUN_SIDES(g, group_norm_silu_backward, AT(x), AT(w), AT(b), groups, 1e-6f, silu, NULL, AT(dy), AT(again), NULL,
+                      NULL);
+            expect_sides(g, "group_norm_silu: statistics", &statistics, 1e-5);
+            expect_sides(g, "group_norm_silu: dx without statistics", &again, near(*type, 2e-5));
             expect_sides(g, "group_norm_silu", &y, near(*type, 1e-5));
             expect_sides(g, "group_norm_silu: dx", &dx, near(*type, 2e-5));
             expect_sides(g, "group_norm_silu: dw", &dw, 2e-5);
@@ -324,6 +339,10 @@ static void layouts(void **state)
         RUN_SIDES(g, nhwc_to_nchw, AT(y), AT(back));
         expect_sides(g, "nchw_to_nhwc", &y, *type == T_BF16 ? 4e-3 : 0);
         expect_sides(g, "nhwc_to_nchw", &back, *type == T_BF16 ? 4e-3 : 0);
+        struct threefold bytes = gpu_ids(g, (n[0] * n[2] * n[3] * 3 + 3) / 4, INT32_MAX);
+        struct threefold pixels = gpu_blank(g, T_F32, n[0], 3, n[2], n[3]);
+        RUN_SIDES(g, pictures, AT(bytes), AT(pixels));
+        expect_sides(g, "pictures", &pixels, 0);
     }
 }
 
@@ -429,6 +448,71 @@ static void lpips(void **state)
     }
 }
 
+/* --------------------------------------------------------------------------------------------- fresh gradients */
+
+/* A gradient of (N,H,W,C) that holds nothing yet. */
+static struct threefold fresh_map(struct gpu *g, enum tensor_type type, int64_t N, int64_t H, int64_t W, int64_t C)
+{
+    struct threefold t = gpu_fresh(g, type, 0, C, N, H * W, C);
+    for (int side = 0; side < SIDES; side++)
+        t.at[side] = tensor_view(t.at[side].type, t.at[side].data, N, H, W, C), t.at[side].fresh = (struct fresh_columns){0, 0};
+    t.at[GPU].fresh = t.at[AGAIN].fresh = (struct fresh_columns){0, C};
+    return t;
+}
+
+static void expect_written(struct gpu *g, const char *what, const struct threefold *t, double tolerance)
+{
+    for (int side = GPU; side < SIDES; side++) assert_int_equal(t->at[side].fresh.first, t->at[side].fresh.end);
+    expect_sides(g, what, t, tolerance);
+}
+
+static void fresh_convolutions(void **state)
+{
+    (void)state;
+    static const struct conv_case cases[] = {{2, 8, 8, 16, 24, 3, {1, 1, 1, false}},  {1, 5, 7, 3, 5, 3, {1, 1, 1, false}},
+                                             {2, 8, 8, 16, 8, 3, {2, 0, 1, false}},   {2, 4, 4, 16, 8, 3, {1, 1, 1, true}},
+                                             {2, 9, 20, 32, 32, 3, {1, 1, 1, false}}, {1, 6, 9, 64, 32, 3, {1, 1, 1, true}},
+                                             {1, 10, 18, 64, 64, 3, {1, 1, 1, false}}};
+    FOR_TYPES
+    for (const struct conv_case *c = cases; c < cases + sizeof cases / sizeof cases[0]; c++) {
+        struct gpu *g = begin();
+        int64_t OH = conv_side(c->H, c), OW = conv_side(c->W, c);
+        struct threefold x = gpu_normal(g, *type, 0, 1, c->N, c->H, c->W, c->I),
+                         w = parameters(g, *type, 0, 0.1, c->O, c->I, 3, 3);
+        struct threefold dy = gpu_normal(g, *type, 0, 1, c->N, OH, OW, c->O), dx = fresh_map(g, *type, c->N, c->H, c->W, c->I);
+        RUN_SIDES(g, conv2d_backward, AT(x), AT(w), &c->how, AT(dy), AT(dx), NULL, NULL);
+        expect_written(g, "conv2d: fresh dx", &dx, near(*type, 1e-5));
+    }
+}
+
+static void fresh_maps(void **state)
+{
+    (void)state;
+    enum { N = 2, H = 5, W = 6, C = 64 };
+    FOR_TYPES
+    {
+        struct gpu *g = begin();
+        struct threefold x = gpu_normal(g, *type, 0.5, 1, N, H, W, C), other = gpu_normal(g, *type, 0, 1, N, H, W, C);
+        struct threefold dy = gpu_normal(g, *type, 0, 1, N, H, W, C), w = gpu_normal(g, T_F32, 1, 0.3, C, 0, 0, 0);
+        struct threefold b = gpu_normal(g, T_F32, 0, 0.3, C, 0, 0, 0), statistics = gpu_normal(g, T_F32, 1, 0.1, 2, C, 0, 0);
+        struct threefold up = gpu_normal(g, T_F32, 1000, 1, N, 0, 0, 0), dx[10];
+        memset(f32(&x.at[HOST]) + 3 * C, 0, C * sizeof(float)); /* a pixel without features */
+        gpu_spread(g, &x);
+        for (int i = 0; i < 10; i++) dx[i] = fresh_map(g, *type, N, H, W, C);
+        RUN_SIDES(g, group_norm_silu_backward, AT(x), AT(w), AT(b), 32, 1e-6f, true, NULL, AT(dy), AT(dx[0]), NULL, NULL);
+        RUN_SIDES(g, group_norm_silu_backward, AT(x), AT(w), AT(b), 2, 1e-6f, false, NULL, AT(dy), AT(dx[1]), NULL, NULL);
+        RUN_SIDES(g, batch_norm_backward, AT(x), AT(w), AT(statistics), AT(dy), AT(dx[2]), NULL, NULL);
+        RUN_SIDES(g, leaky_relu_backward, AT(x), 0.2f, AT(dy), AT(dx[3]));
+        RUN_SIDES(g, scale_backward, 0.3f, AT(dy), AT(dx[4]));
+        RUN_SIDES(g, blur_backward, AT(dy), AT(dx[5]));
+        RUN_SIDES(g, mean_square_backward, AT(x), AT(other), 100.0f, AT(up), AT(dx[6]), NULL);
+        RUN_SIDES(g, lpips_distance_backward, AT(x), AT(other), AT(w), NULL, AT(up), AT(dx[7]));
+        RUN_SIDES(g, accumulate, AT(dy), AT(dx[8]));
+        RUN_SIDES(g, normalize_rows_backward, AT(other), AT(dy), AT(dx[9]));
+        for (int i = 0; i < 10; i++) expect_written(g, "a fresh gradient", &dx[i], near(*type, 2e-5));
+    }
+}
+
 int main(void)
 {
     have_gpu = gpu_open(&gpu);
@@ -437,7 +521,8 @@ int main(void)
         cmocka_unit_test(group_norm),     cmocka_unit_test(batch_norm),     cmocka_unit_test(attention),
         cmocka_unit_test(normalize_rows), cmocka_unit_test(nearest_code),   cmocka_unit_test(code_entropy),
         cmocka_unit_test(layouts),        cmocka_unit_test(value_by_value), cmocka_unit_test(pool_and_blur),
-        cmocka_unit_test(means),          cmocka_unit_test(lpips),
+        cmocka_unit_test(means),          cmocka_unit_test(lpips),          cmocka_unit_test(fresh_convolutions),
+        cmocka_unit_test(fresh_maps),
     };
     cmocka_set_test_filter(getenv("AIM_TEST_FILTER")); /* for slow checkers */
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

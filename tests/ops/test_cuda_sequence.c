@@ -124,6 +124,7 @@ TEST(embedding)
 {
     check_embedding(g, type, 1, 64);
     check_embedding(g, type, 40, 5);
+    check_embedding(g, type, 700, 8);    /* threads share the rows of an id */
     check_embedding(g, type, 2500, 768); /* more rows than the sort compares at once */
 }
 

@@ -1,5 +1,7 @@
-/* The small ops of stage 2 and of the tokenizer: embedding, prepend, slice_add, silu, add, layouts, cross_entropy. */
+/* The small ops of stage 2 and of the tokenizer: embedding, prepend, slice_add, silu, add, layouts, pictures, cross_entropy. */
 #include "ops.h"
+
+#include "io/image.h"
 
 /* One float32 operation, rounded once. */
 static const double one_rounding = 1e-7;
@@ -138,6 +140,21 @@ TEST(layouts)
     }
 }
 
+TEST(pictures)
+{
+    enum { N = 2, H = 3, W = 5, BYTES = N * H * W * 3 };
+    struct tensor bytes = tensor_of(p, T_I32, (BYTES + 3) / 4, 0, 0, 0), y = blank(p, N, 3, H, W);
+    uint8_t *levels = bytes.data;
+    for (int i = 0; i < BYTES; i++) levels[i] = (uint8_t)(i * 37 + 11);
+    levels[0] = 0, levels[1] = 255, levels[2] = 128;
+    RUN(p, pictures, &bytes, &y);
+    for (int i = 0; i < BYTES; i++) {
+        int c = i % 3, pixel = i / 3 % (H * W), n = i / 3 / (H * W);
+        float got = f32(&y)[(n * 3 + c) * H * W + pixel];
+        if (got != image_level_to_float(levels[i])) fail_msg("pictures: byte %d gave %g", i, (double)got);
+    }
+}
+
 static void check_cross_entropy(struct place *p, int64_t M, int64_t V, double mean, double deviation)
 {
     struct tensor logits = blank(p, M, V, 0, 0), target = tensor_of(p, T_I32, M, 0, 0, 0), loss = blank(p, M, 0, 0, 0);
@@ -170,9 +187,9 @@ TEST(cross_entropy)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_embedding), cmocka_unit_test(test_prepend),       cmocka_unit_test(test_slice_add),
-        cmocka_unit_test(test_silu),      cmocka_unit_test(test_silu_values),   cmocka_unit_test(test_add),
-        cmocka_unit_test(test_layouts),   cmocka_unit_test(test_cross_entropy),
+        cmocka_unit_test(test_embedding), cmocka_unit_test(test_prepend),     cmocka_unit_test(test_slice_add),
+        cmocka_unit_test(test_silu),      cmocka_unit_test(test_silu_values), cmocka_unit_test(test_add),
+        cmocka_unit_test(test_layouts),   cmocka_unit_test(test_pictures),    cmocka_unit_test(test_cross_entropy),
     };
     return RUN_OPS("elementwise", tests);
 }

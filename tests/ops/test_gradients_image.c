@@ -152,7 +152,7 @@ static aim_status group_norm_backward(const struct gradient *g, struct tensor *c
 {
     const struct group_norm *how = g->how;
     return g->p->be->op.group_norm_silu_backward(g->p->be, &g->in[0].value, &g->in[1].value, &g->in[2].value, how->groups,
-                                                 how->eps, how->silu, &g->dy[0], d[0], d[1], d[2]);
+                                                 how->eps, how->silu, NULL, &g->dy[0], d[0], d[1], d[2]);
 }
 
 static void check_group_norm(struct place *p, const int64_t s[4], const struct group_norm *how, double mean, double deviation,

@@ -161,7 +161,8 @@ static void check_group_norm(struct place *p, const int64_t shape[4], int groups
     fill_normal(p, &x, mean, deviation);
     for (int64_t c = 0; c < C; c++) /* channels of a group differ in level */
         for (int64_t i = c; i < n; i += C) f32(&x)[i] += (float)(0.5 * deviation * (double)(c % 3));
-    double *want = doubles_new(p, n), *activated = doubles_new(p, n);
+    double *want = doubles_new(p, n), *activated = doubles_new(p, n), *found = doubles_new(p, N * groups * 2);
+    struct tensor statistics = blank(p, N, groups, 2, 0);
     for (int64_t g = 0; g < N * groups; g++) {
         double sum = 0, squares = 0, count = (double)(per_group * pixels);
         int64_t first = g / groups * pixels * C + g % groups * per_group;
@@ -172,6 +173,7 @@ static void check_group_norm(struct place *p, const int64_t shape[4], int groups
         }
         for (int64_t i = 0; i < per_group * pixels; i++) {
             int64_t at = first + i / per_group * C + i % per_group, c = at % C;
+            found[2 * g] = sum / count, found[2 * g + 1] = 1 / sqrt(squares / count + (double)eps);
             want[at] = ((double)f32(&x)[at] - sum / count) / sqrt(squares / count + (double)eps) * (double)f32(&w)[c] +
                        (double)f32(&b)[c];
             activated[at] = silu(want[at]);
@@ -179,9 +181,10 @@ static void check_group_norm(struct place *p, const int64_t shape[4], int groups
     }
     for (int with_silu = 0; with_silu < 2; with_silu++) {
         struct tensor y = blank(p, N, shape[1], shape[2], C);
-        RUN(p, group_norm_silu, &x, &w, &b, groups, eps, with_silu, &y);
+        RUN(p, group_norm_silu, &x, &w, &b, groups, eps, with_silu, with_silu ? &statistics : NULL, &y);
         expect_near(p, with_silu ? "group norm, silu" : "group norm", &y, with_silu ? activated : want, tolerance);
     }
+    expect_near(p, "group norm: statistics", &statistics, found, tolerance);
 }
 
 static const int64_t group_norm_shapes[][4] = {{1, 1, 1, 32}, {2, 5, 7, 64}, {1, 40, 30, 96}, {3, 16, 16, 12}, {2, 33, 17, 20}};

@@ -1,5 +1,6 @@
 #include "training_set.h"
 
+#include "io/image.h"
 #include "train/loader.h"
 #include "train/shuffle.h"
 
@@ -48,6 +49,31 @@ static float *load(struct loader_options o, int64_t first, int64_t count, int64_
     if (skipped) *skipped = loader_skipped(loader);
     loader_free(loader);
     return all;
+}
+
+/* The bytes of a batch are those that its pixels come from. */
+static void bytes(void **state)
+{
+    (void)state;
+    enum { PIXELS = SIZE * SIZE };
+    struct loader *loader;
+    struct loader_options o = usual(2);
+    uint8_t pictures[BATCH * VALUES];
+    int32_t labels[BATCH];
+    int64_t n;
+    make_set("  xx     x ");
+    float *reference = load(o, 0, 1, NULL);
+    assert_ok(&ctx, loader_create(&ctx, &o, &loader));
+    assert_ok(&ctx, loader_next_bytes(loader, pictures, labels, &n));
+    assert_int_equal(n, BATCH);
+    for (int i = 0; i < BATCH * VALUES; i++) {
+        int c = i % 3, pixel = i / 3 % PIXELS, picture = i / VALUES;
+        assert_true(image_level_to_float(pictures[i]) == reference[picture * VALUES + c * PIXELS + pixel]);
+    }
+    for (int i = 0; i < BATCH; i++) assert_true((float)labels[i] == reference[BATCH * VALUES + i]);
+    loader_free(loader);
+    free(reference);
+    dataset_close(&set);
 }
 
 static void threads_do_not_matter(void **state)
@@ -242,10 +268,15 @@ static void impossible_options_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(threads_do_not_matter),      TEST(epochs_are_whole),
-        TEST(an_ordered_pass_leaves_out), TEST(nothing_readable_is_an_error),
-        TEST(it_stops_at_any_time),       TEST(memory_can_run_out),
-        TEST(shuffle_is_a_permutation),   TEST(impossible_options_are_refused),
+        TEST(bytes),
+        TEST(threads_do_not_matter),
+        TEST(epochs_are_whole),
+        TEST(an_ordered_pass_leaves_out),
+        TEST(nothing_readable_is_an_error),
+        TEST(it_stops_at_any_time),
+        TEST(memory_can_run_out),
+        TEST(shuffle_is_a_permutation),
+        TEST(impossible_options_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

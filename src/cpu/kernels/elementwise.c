@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "cpu/kernels/gemm.h"
+#include "io/image.h"
 
 /* Row `id` of a table (V,d) of any type. */
 static void table_row(const struct tensor *table, int64_t id, float *out)
@@ -156,6 +157,20 @@ aim_status KERNEL(nchw_to_nhwc)(struct backend *be, const struct tensor *x, stru
 aim_status KERNEL(nhwc_to_nchw)(struct backend *be, const struct tensor *x, struct tensor *y)
 {
     return transpose(be, f32(x), x->shape[0], x->shape[1] * x->shape[2], x->shape[3], f32(y));
+}
+
+aim_status KERNEL(pictures)(struct backend *be, const struct tensor *bytes, struct tensor *y)
+{
+    const uint8_t *in = bytes->data;
+    int64_t pixels = y->shape[2] * y->shape[3], lines = y->shape[0] * 3;
+    float level[256];
+    for (int i = 0; i < 256; i++) level[i] = image_level_to_float((uint8_t)i);
+#pragma omp parallel for num_threads(be->threads) schedule(static)
+    for (int64_t line = 0; line < lines; line++) { /* a channel of a picture */
+        const uint8_t *from = in + line / 3 * 3 * pixels + line % 3;
+        for (int64_t p = 0; p < pixels; p++) f32(y)[line * pixels + p] = level[from[3 * p]];
+    }
+    return AIM_OK;
 }
 
 static float largest(const float *x, int64_t n)

@@ -134,7 +134,7 @@ static void group_norm_statistics(const struct group_norm *g)
 }
 
 aim_status KERNEL(group_norm_silu)(struct backend *be, const struct tensor *x, const struct tensor *w, const struct tensor *b,
-                                   int groups, float eps, bool silu, struct tensor *y)
+                                   int groups, float eps, bool silu, struct tensor *statistics, struct tensor *y)
 {
     struct group_norm g;
     aim_status status = group_norm_start(be, x, w, b, groups, eps, &g);
@@ -149,6 +149,11 @@ aim_status KERNEL(group_norm_silu)(struct backend *be, const struct tensor *x, c
                 affine_silu(f32(x) + at.at, at.count, g.C, rows + GN_SCALE * g.C, rows + GN_SHIFT * g.C, silu, f32(y) + at.at);
             }
         }
+    }
+    for (int64_t i = 0; status == AIM_OK && statistics && i < g.pictures * groups; i++) {
+        const float *rows = g.rows + i / groups * GN_ROWS * g.C + i % groups * (g.C / groups);
+        f32(statistics)[2 * i] = rows[GN_MEAN * g.C];
+        f32(statistics)[2 * i + 1] = rows[GN_RSTD * g.C];
     }
     group_norm_end(&g);
     return status;
@@ -252,9 +257,11 @@ static void gradient_out(const float *rows, const float *means, const float *w, 
 }
 
 aim_status KERNEL(group_norm_silu_backward)(struct backend *be, const struct tensor *x, const struct tensor *w,
-                                            const struct tensor *b, int groups, float eps, bool silu, const struct tensor *dy,
-                                            struct tensor *dx, struct tensor *dw, struct tensor *db)
+                                            const struct tensor *b, int groups, float eps, bool silu,
+                                            const struct tensor *statistics, const struct tensor *dy, struct tensor *dx,
+                                            struct tensor *dw, struct tensor *db)
 {
+    (void)statistics;
     struct group_norm g;
     int64_t C = x->shape[3];
     float *means = mem_array(be->ctx, (size_t)(x->shape[0] * 2 * C), sizeof(float), MEM_ACTIVATIONS);
