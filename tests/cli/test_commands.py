@@ -490,7 +490,8 @@ class Tiers(Case):
 class Bench(Case):
     @unittest.skipIf(SANITIZED, "what is measured takes minutes with sanitizers")
     def test_numbers(self):
-        got = self.succeed_json("bench", "--preset", "tiny", "--batch", "2")
+        got = self.succeed_json("bench", "--preset", "tiny", "--batch", "2", "--weights", "q8")
+        self.assertEqual(got["weights"], "q8")
         self.assertEqual([p["preset"] for p in got["presets"]], ["tiny"])
         tiny = got["presets"][0]
         self.assertEqual([b["batch"] for b in tiny["batches"]], [2])
