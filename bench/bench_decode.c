@@ -2,7 +2,7 @@
  * One token step of the decode engine: time, tokens per second, and the share of the memory read bandwidth, measured in
  * between, that the weights take, and that weights and history take together.
  *
- *     bench_decode [PRESET...]       default: AiM-B AiM-XL
+ *     bench_decode [PRESET...]       default: AiM-B AiM-XL; the latter takes 9 GB
  */
 #include <stdio.h>
 #include <string.h>
@@ -15,9 +15,23 @@
 /*
  * Steps are timed at every STRIDE-th position, from the first to the last, since the history a step reads grows on the
  * way. The memory's speed moves by itself on shared machines, so it is measured before and after every GROUP steps and
- * each step's share is taken of its own neighbours.
+ * each step's share is taken of its own neighbours; the types of weights take turns, so that their ratios hold.
  */
 enum { STRIDE = 8, GROUP = 4, MAX_STEPS = 256 };
+
+static const struct {
+    const char *name;
+    aim_weights kind;
+} types[] = {{"f32", AIM_WEIGHTS_F32}, {"bf16", AIM_WEIGHTS_BF16}, {"q8", AIM_WEIGHTS_Q8}};
+enum { TYPES = sizeof types / sizeof types[0], REFERENCE = 1 /* what ratios are taken to */ };
+
+/* Of one type: its network, its engine for the batch, and what was measured at each timed position. */
+struct candidate {
+    struct ar *ar;
+    struct engine *engine;
+    int32_t *tokens; /* (streams) */
+    double times[MAX_STEPS], reads[MAX_STEPS], shares[MAX_STEPS], all[MAX_STEPS], ratios[MAX_STEPS];
+};
 
 /* Bytes of weights that one step streams. */
 static double weight_bytes(const struct ar *ar)
@@ -37,67 +51,88 @@ static double history_bytes(const struct ar_config *c, int64_t streams, int64_t 
     return (double)(c->n_layer * streams * t * (ar_inner(c) + c->d_state)) * sizeof(float);
 }
 
-static aim_status run(aim_model *model, const char *preset, const char *weights, int pictures)
+static aim_status start(struct candidate *c, int64_t streams)
 {
-    aim_context *ctx = model->ctx;
-    const struct ar_config *c = &model->config.ar;
+    c->tokens = mem_zero(c->ar->ctx, (size_t)streams, sizeof *c->tokens, MEM_MISC);
+    if (!c->tokens) return AIM_ERR_MEMORY;
+    TRY(engine_create_stepping(c->ar, streams, &c->engine));
+    return engine_begin(c->engine, c->tokens, streams);
+}
+
+static void stop(struct candidate *c)
+{
+    engine_free(c->engine);
+    mem_free(c->tokens);
+    c->engine = NULL;
+    c->tokens = NULL;
+}
+
+/* Steps n .. n+GROUP of one candidate, with the memory's speed around them. */
+static aim_status time_group(struct candidate *c, int pictures, int n)
+{
+    const struct ar_config *config = &c->ar->config;
     int64_t streams = 2 * (int64_t)pictures;
-    struct engine *engine = NULL;
-    int32_t *tokens = mem_zero(ctx, (size_t)streams, sizeof *tokens, MEM_MISC);
-    double times[MAX_STEPS], reads[MAX_STEPS], shares[MAX_STEPS], all[MAX_STEPS], uniform[64] = {0};
+    double uniform[64] = {0}, bytes = weight_bytes(c->ar), before = ceiling_read_gbs(c->ar->ctx->threads);
     struct sampling how = {.cfg = 4, .temperature = 1, .top_p = 1};
-    int n = 0;
-    if (!tokens) return AIM_ERR_MEMORY;
-    aim_status status = engine_create_stepping(model->ar, streams, &engine);
-    if (status == AIM_OK) status = engine_begin(engine, tokens, streams);
-    double bytes = weight_bytes(model->ar), before = ceiling_read_gbs(ctx->threads);
-    for (int64_t t = 1; t < c->num_tokens && n < MAX_STEPS && status == AIM_OK; t += STRIDE) {
-        for (int64_t r = 0; r < streams; r++) tokens[r] = (int32_t)((t * 7919 + r) % c->vocab_size);
-        double start = bench_seconds();
-        status = engine_step(engine, tokens, t);
-        if (status == AIM_OK) status = engine_sample(engine, &how, pictures, uniform, tokens);
-        times[n] = bench_seconds() - start;
-        all[n++] = bytes + history_bytes(c, streams, t);
-        if (n % GROUP) continue;
-        double after = ceiling_read_gbs(ctx->threads);
-        for (int i = n - GROUP; i < n; i++) {
-            reads[i] = 0.5 * (before + after);
-            shares[i] = 100 * bytes / times[i] * 1e-9 / reads[i];
-            all[i] = 100 * all[i] / times[i] * 1e-9 / reads[i];
-        }
-        before = after;
+    for (int i = n; i < n + GROUP; i++) {
+        int64_t t = 1 + (int64_t)i * STRIDE;
+        for (int64_t r = 0; r < streams; r++) c->tokens[r] = (int32_t)((t * 7919 + r) % config->vocab_size);
+        double from = bench_seconds();
+        TRY(engine_step(c->engine, c->tokens, t));
+        TRY(engine_sample(c->engine, &how, pictures, uniform, c->tokens));
+        c->times[i] = bench_seconds() - from;
     }
-    n -= n % GROUP;
-    if (status == AIM_OK) {
-        double share = bench_median(shares, (size_t)n), read = bench_median(reads, (size_t)n);
-        double whole = bench_median(all, (size_t)n);
-        double step = bench_median(times, (size_t)n);
-        printf("%-7s %-5s %6d %10.2f %11.1f %10.1f %9.1f %8.0f%% %8.0f%%\n", preset, weights, pictures, 1e3 * step,
-               pictures / step, bytes / step * 1e-9, read, share, whole);
+    double read = 0.5 * (before + ceiling_read_gbs(c->ar->ctx->threads));
+    for (int i = n; i < n + GROUP; i++) {
+        c->reads[i] = read;
+        c->shares[i] = 100 * bytes / c->times[i] * 1e-9 / read;
+        c->all[i] = 100 * (bytes + history_bytes(config, streams, 1 + (int64_t)i * STRIDE)) / c->times[i] * 1e-9 / read;
+    }
+    return AIM_OK;
+}
+
+static aim_status time_all(struct candidate *all, int pictures, int *count)
+{
+    for (int k = 0; k < TYPES; k++) TRY(start(&all[k], 2 * (int64_t)pictures));
+    int n = 0, most = (all[0].ar->config.num_tokens - 2) / STRIDE + 1;
+    for (; n + GROUP <= most && n + GROUP <= MAX_STEPS; n += GROUP) {
+        for (int k = 0; k < TYPES; k++) TRY(time_group(&all[k], pictures, n));
+        for (int k = 0; k < TYPES; k++)
+            for (int i = n; i < n + GROUP; i++) all[k].ratios[i] = all[REFERENCE].times[i] / all[k].times[i];
+    }
+    *count = n;
+    return AIM_OK;
+}
+
+static aim_status run(struct candidate *all, const char *preset, int pictures)
+{
+    int n = 0;
+    aim_status status = time_all(all, pictures, &n);
+    for (int k = 0; k < TYPES && status == AIM_OK; k++) {
+        struct candidate *c = &all[k];
+        double bytes = weight_bytes(c->ar), step = bench_median(c->times, (size_t)n), read = bench_median(c->reads, (size_t)n);
+        printf("%-7s %-5s %6d %10.2f %11.1f %8.2f %10.1f %9.1f %8.0f%% %8.0f%%\n", preset, types[k].name, pictures, 1e3 * step,
+               pictures / step, bench_median(c->ratios, (size_t)n), bytes / step * 1e-9, read,
+               bench_median(c->shares, (size_t)n), bench_median(c->all, (size_t)n));
         fflush(stdout);
     }
-    engine_free(engine);
-    mem_free(tokens);
+    for (int k = 0; k < TYPES; k++) stop(&all[k]);
     return status;
 }
 
 static aim_status bench_preset(aim_context *ctx, const char *preset)
 {
-    static const struct {
-        const char *name;
-        aim_weights kind;
-    } weights[] = {{"f32", AIM_WEIGHTS_F32}, {"bf16", AIM_WEIGHTS_BF16}};
     static const int batches[] = {1, 2, 8};
+    static struct candidate all[TYPES];
     aim_model *model;
     TRY(aim_model_init(ctx, preset, 0, &model));
     aim_status status = AIM_OK;
-    for (size_t w = 0; w < 2 && status == AIM_OK; w++) {
-        ar_free(model->ar);
-        model->ar = NULL;
-        model->weights = weights[w].kind;
-        status = model_need_ar(model);
-        for (size_t b = 0; b < sizeof batches / sizeof batches[0] && status == AIM_OK; b++)
-            status = run(model, preset, weights[w].name, batches[b]);
+    for (int k = 0; k < TYPES && status == AIM_OK; k++)
+        status = ar_build(&model->config.ar, &model->ar_table, types[k].kind, 0, &all[k].ar);
+    for (size_t b = 0; b < sizeof batches / sizeof batches[0] && status == AIM_OK; b++) status = run(all, preset, batches[b]);
+    for (int k = 0; k < TYPES; k++) {
+        ar_free(all[k].ar);
+        all[k].ar = NULL;
     }
     aim_model_free(model);
     return status;
@@ -111,9 +146,9 @@ int main(int argc, char **argv)
     if (status == AIM_OK) {
         printf("One token with guidance (two streams a picture), %s; random weights.\n", aim_context_device(ctx));
         printf("weights: bytes of weights over the step's time; shares: of the measured read bandwidth\n\n");
-        printf("%-7s %-5s %6s %10s %11s %10s %9s %9s %9s\n", "model", "type", "batch", "ms/step", "tokens/s", "weights", "read",
-               "share", "+history");
-        printf("%-7s %-5s %6s %10s %11s %10s %9s %9s %9s\n", "", "", "", "", "", "GB/s", "GB/s", "", "");
+        printf("%-7s %-5s %6s %10s %11s %8s %10s %9s %9s %9s\n", "model", "type", "batch", "ms/step", "tokens/s", "to bf16",
+               "weights", "read", "share", "+history");
+        printf("%-7s %-5s %6s %10s %11s %8s %10s %9s %9s %9s\n", "", "", "", "", "", "", "GB/s", "GB/s", "", "");
     }
     for (int i = 0; i < (argc > 1 ? argc - 1 : 2) && status == AIM_OK; i++)
         status = bench_preset(ctx, argc > 1 ? argv[i + 1] : usual[i]);

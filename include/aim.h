@@ -72,8 +72,7 @@ AIM_API const char *aim_version(void);
 typedef struct aim_context aim_context;
 typedef enum aim_log_level { AIM_LOG_DEBUG, AIM_LOG_INFO, AIM_LOG_WARNING } aim_log_level;
 
-/* One finished line without newline. */
-typedef void (*aim_log_fn)(void *user, aim_log_level level, const char *message);
+typedef void (*aim_log_fn)(void *user, aim_log_level level, const char *message); /* one finished line without newline */
 
 /* Called now and then during long work, always from the thread that called the library: `done` of `total` units of the phase
  * `what` ("tokens", ...). Return nonzero to stop: the call returns AIM_ERR_CANCELLED and leaves nothing half-written. */
@@ -109,7 +108,8 @@ typedef struct aim_model aim_model;
 typedef enum aim_weights {
     AIM_WEIGHTS_AUTO, /* bf16 for a matrix that loses nothing by it (published files hold such values), else f32 */
     AIM_WEIGHTS_F32,
-    AIM_WEIGHTS_BF16 /* rounded to bf16: half the memory and about twice the speed at small batches */
+    AIM_WEIGHTS_BF16, /* rounded to bf16: half the memory and about twice the speed at small batches */
+    AIM_WEIGHTS_Q8    /* rounded to 8 bits with a scale for each output: half of that again */
 } aim_weights;
 
 typedef struct aim_model_options {
@@ -142,7 +142,7 @@ typedef struct aim_model_info {
     int64_t tokenizer_tensors, tokenizer_parameters; /* the usage buffer counts as a tensor, not as parameters */
     int image_size;                                  /* pixels along one side of a generated picture; 0 if a part is missing */
     int64_t bytes_on_disk;                           /* of the files that hold the weights */
-    const char *file_dtype;                          /* of the largest tensor: "F32", "BF16", ... */
+    const char *file_dtype, *matrices; /* of the largest tensor: "F32", ...; of stage 2's in memory: "f32", "bf16", "q8" */
 } aim_model_info;
 
 /* Strings inside info live as long as the model. */

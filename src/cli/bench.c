@@ -109,18 +109,22 @@ static void print_json(const char *preset, const aim_bench_result *painting, int
 /* Before the first result. */
 static void print_device(const struct cli *cli)
 {
+    static const char *const kinds[] = {"bf16", "f32", "bf16", "q8"}; /* in the order of the option's choices */
+    const char *kind = kinds[cli->args.weights];
     if (!cli->args.json) {
-        printf("guidance on, random weights; %s\n", aim_context_device(cli->ctx));
+        printf("guidance on, random weights in %s; %s\n", kind, aim_context_device(cli->ctx));
         return;
     }
     printf("{\"device\": ");
     cli_json_string(aim_context_device(cli->ctx));
+    printf(", \"weights\": ");
+    cli_json_string(kind);
     printf(", \"presets\": [");
 }
 
 static int bench_preset(struct cli *cli, const struct plan *p, int index)
 {
-    static const aim_weights weights[] = {AIM_WEIGHTS_AUTO, AIM_WEIGHTS_F32, AIM_WEIGHTS_BF16};
+    static const aim_weights weights[] = {AIM_WEIGHTS_AUTO, AIM_WEIGHTS_F32, AIM_WEIGHTS_BF16, AIM_WEIGHTS_Q8};
     const char *preset = p->presets[index];
     aim_bench_result painting[MOST_BATCHES], training;
     CLI_TRY(cli_library(cli, aim_bench(cli->ctx, preset, weights[cli->args.weights], p->batches, p->batch_count, painting)));

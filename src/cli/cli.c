@@ -124,7 +124,7 @@ int cli_open_context(struct cli *cli)
 
 int cli_open_model(struct cli *cli)
 {
-    const aim_weights weights[] = {AIM_WEIGHTS_AUTO, AIM_WEIGHTS_F32, AIM_WEIGHTS_BF16}; /* in the table's order */
+    const aim_weights weights[] = {AIM_WEIGHTS_AUTO, AIM_WEIGHTS_F32, AIM_WEIGHTS_BF16, AIM_WEIGHTS_Q8}; /* as in the table */
     char buffer[PATH_MAX + 64];
     const char *path, *tokenizer;
     CLI_TRY(model_paths(cli, &path, &tokenizer, buffer, sizeof buffer));

@@ -104,7 +104,7 @@ static void print_table(const struct cli *cli)
     if (m->has_generator) print_generator(cli);
     if (m->has_tokenizer) print_tokenizer(cli);
     if (m->has_generator) {
-        printf("memory to generate, with guidance\n");
+        printf("memory to generate, with guidance, matrices in %s\n", m->matrices);
         printf("  batch %d             %s\n", SMALL_BATCH, spell_bytes(memory(cli, SMALL_BATCH), text, sizeof text));
         printf("  batch %d             %s\n", LARGE_BATCH, spell_bytes(memory(cli, LARGE_BATCH), text, sizeof text));
         print_names(cli);
@@ -181,6 +181,8 @@ static void print_json(const struct cli *cli)
         print_tokenizer_json(cli);
     else
         printf("null");
+    printf(", \"matrices\": ");
+    cli_json_string(m->matrices);
     printf(", \"memory\": {\"batch_%d\": %lld, \"batch_%d\": %lld}, \"named_classes\": %lld, \"class_names\": ", SMALL_BATCH,
            (long long)memory(cli, SMALL_BATCH), LARGE_BATCH, (long long)memory(cli, LARGE_BATCH), (long long)count_names(cli));
     print_names_json(cli);

@@ -41,7 +41,7 @@ const struct option options_table[] = {
      "size of the model: AiM-B, AiM-L, AiM-XL, AiM-1B or tiny; by default AiM-B on the CPU, and on a GPU all but the last"},
     {"batch", 0, "B", OPTION_INTEGER, AT(batch), 0, 10000, "0 to 10000", "0", FOR_BENCH, GROUP_COMMAND,
      "pictures painted together; 0 is 1 and 8 one after the other, on a GPU 64 and 256 too"},
-    {"weights", 0, "TYPE", OPTION_CHOICE, AT(weights), 0, 0, "auto|f32|bf16", "auto", FOR_BENCH, GROUP_COMMAND,
+    {"weights", 0, "TYPE", OPTION_CHOICE, AT(weights), 0, 0, "auto|f32|bf16|q8", "auto", FOR_BENCH, GROUP_COMMAND,
      "how matrices are kept; auto is bf16"},
     {"seed", 0, "S", OPTION_SEED, AT(seed), 0, 0, "a whole number from 0 to 18446744073709551615", "0",
      FOR_GENERATE | FOR_INIT | FOR_TRAIN, GROUP_COMMAND, "start of the random numbers; the same seed gives the same result"},
@@ -189,8 +189,11 @@ const struct option options_table[] = {
      "the tokenizer: encodes pictures, paints samples, and becomes part of the result"},
     {"tokenizer", 0, "PATH", OPTION_TEXT, AT(tokenizer), 0, 0, NULL, NULL, FOR_MODEL, GROUP_MODEL,
      "where the tokenizer is, when it is not with the model"},
-    {"weights", 0, "TYPE", OPTION_CHOICE, AT(weights), 0, 0, "auto|f32|bf16", "auto", FOR_MODEL, GROUP_MODEL,
-     "how matrices are kept; auto takes bf16 where nothing is lost by it"},
+    {"weights", 0, "TYPE", OPTION_CHOICE, AT(weights), 0, 0, "auto|f32|bf16|q8", "auto", FOR_MODEL & ~FOR_CONVERT, GROUP_MODEL,
+     "how matrices are kept; auto takes bf16 where nothing is lost by it. q8 is 8 bits and a scale for each output: the least "
+     "memory and the fastest, not quite exact"},
+    {"weights", 0, "TYPE", OPTION_CHOICE, AT(weights), 0, 0, "auto|f32|bf16", "auto", FOR_CONVERT, GROUP_MODEL,
+     "how matrices are written; auto leaves them as they are"},
     {"pos-offset", 0, "N", OPTION_CHOICE, AT(pos_offset), 0, 0, "auto|0|1", "auto", FOR_MODEL, GROUP_MODEL,
      "position convention in decoding: 0 as in training, 1 as in the official decoder; auto asks the model"},
 

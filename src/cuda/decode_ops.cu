@@ -1,6 +1,7 @@
 /* The ops of the table that only decoding uses, each by itself; decoder.cu runs whole steps in fewer kernels. */
 #include "cuda/decode.cuh"
 #include "cuda/decode_rows.cuh"
+#include "cuda/q8.cuh"
 
 enum { THREADS = 256, STEP_THREADS = 128, DRAW_THREADS = 1024 };
 
@@ -28,6 +29,7 @@ template <typename From> static void pack(struct backend *be, const struct tenso
 
 aim_status cuda_pack(struct backend *be, const struct tensor *w, struct tensor *packed)
 {
+    if (packed->type == T_Q8_PACKED) return cuda_q8_pack(be, w, packed);
     if (w->type == T_BF16)
         pack<bf16>(be, w, packed);
     else
@@ -70,6 +72,7 @@ static bool suits_rows(const void *x, const void *w, const void *y, int64_t M, i
 
 aim_status cuda_linear_packed(struct backend *be, const struct tensor *x, const struct tensor *w, struct tensor *y)
 {
+    if (w->type == T_Q8_PACKED) return cuda_q8_product(be, x, w, y);
     bool is_bf16 = w->type == T_BF16_PACKED;
     int64_t M = tensor_rows(x), K = tensor_cols(x), N = w->shape[0];
     char *scratch = (char *)cuda_scratch(be, PRODUCT_WORKSPACE + (size_t)(M * K) * sizeof(float));

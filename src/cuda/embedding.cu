@@ -1,39 +1,61 @@
 /* Rows of tables, and their gradient. */
+#include "cuda/q8.cuh"
 #include "cuda/values.cuh"
 
 enum { THREADS = 128, SPAN = 1024 /* ids that a block of the sort compares its own with */ };
 
+/* A table whose rows lie `stride` values apart; scales: what each row is multiplied with, or NULL. */
+template <typename Token> struct token_table {
+    const Token *rows;
+    const float *scales;
+    int64_t stride;
+};
+
 /* y[m] = tokens[ids[m]] + positions[pos[m]]; a block a row */
 template <int V, typename Token, typename Y>
-static __global__ void gather(const Token *tokens, const float *positions, const int32_t *ids, const int32_t *pos, int64_t d,
-                              Y *y)
+static __global__ void gather(struct token_table<Token> tokens, const float *positions, const int32_t *ids, const int32_t *pos,
+                              int64_t d, Y *y)
 {
     int64_t m = blockIdx.x;
-    const Token *token = tokens + ids[m] * d;
+    const Token *token = tokens.rows + ids[m] * tokens.stride;
+    const float scale = tokens.scales ? tokens.scales[ids[m]] : 1;
     const float *position = positions && pos[m] >= 0 ? positions + pos[m] * d : NULL;
     for (int64_t i = (int64_t)threadIdx.x * V; i < d; i += THREADS * V) {
         pack<V> sum = load<V>(token + i), offset = position ? load<V>(position + i) : zeros<V>();
 #pragma unroll
-        for (int k = 0; k < V; k++) sum.v[k] += offset.v[k];
+        for (int k = 0; k < V; k++) sum.v[k] = __fmul_rn(sum.v[k], scale) + offset.v[k]; /* rounded twice, as on the CPU */
         store<V>(y + m * d + i, sum);
     }
+}
+
+template <typename Token>
+static void gather_rows(struct backend *be, struct token_table<Token> tokens, const struct tensor *positions,
+                        const struct tensor *ids, const struct tensor *pos, struct tensor *y)
+{
+    int64_t M = tensor_count(ids), d = tensor_cols(y);
+    bool vectors = d % 8 == 0 && (uintptr_t)tokens.rows % 16 == 0 && aligned(positions) && aligned(y);
+    by_type(y, [&](auto y_zero) {
+        using Y = decltype(y_zero);
+        by_width<8>(vectors, [&](auto w) {
+            constexpr int V = decltype(w)::value;
+            gather<V, Token, Y><<<(unsigned)M, THREADS, 0, cuda_of(be)->stream>>>(tokens, data_of<float>(positions), i32(ids),
+                                                                                  data_of<int32_t>(pos), d, data_of<Y>(y));
+        });
+    });
 }
 
 aim_status cuda_embedding(struct backend *be, const struct tensor *tokens, const struct tensor *positions,
                           const struct tensor *ids, const struct tensor *pos, struct tensor *y)
 {
-    int64_t M = tensor_count(ids), d = tensor_cols(tokens);
-    by_type(tokens, [&](auto token_zero) {
-        using Token = decltype(token_zero);
-        by_type(y, [&](auto y_zero) {
-            using Y = decltype(y_zero);
-            by_width<8>(d % 8 == 0 && aligned(tokens) && aligned(positions) && aligned(y), [&](auto w) {
-                constexpr int V = decltype(w)::value;
-                gather<V, Token, Y><<<(unsigned)M, THREADS, 0, cuda_of(be)->stream>>>(
-                    data_of<Token>(tokens), data_of<float>(positions), i32(ids), data_of<int32_t>(pos), d, data_of<Y>(y));
-            });
+    if (tokens->type == T_Q8_PACKED) {
+        struct q8_matrix table = q8_matrix_of(tokens);
+        gather_rows(be, token_table<int8_t>{table.numbers, table.scales, table.terms}, positions, ids, pos, y);
+    } else {
+        by_type(tokens, [&](auto zero) {
+            using Token = decltype(zero);
+            gather_rows(be, token_table<Token>{data_of<Token>(tokens), NULL, tensor_cols(tokens)}, positions, ids, pos, y);
         });
-    });
+    }
     return cuda_launched(be, "embedding");
 }
 

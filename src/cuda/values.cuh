@@ -20,6 +20,11 @@ static __device__ inline float value(bf16 x)
     return __bfloat162float(x);
 }
 
+static __device__ inline float value(int8_t x)
+{
+    return (float)x;
+}
+
 static __device__ inline void put(float *to, float x)
 {
     *to = x;

@@ -46,13 +46,19 @@ aim_status ar_describe(const struct ar_config *c, struct params *t)
     return params_add(t, INIT_ONE, 0, SHAPE(d), "backbone.norm_f.weight");
 }
 
-int64_t ar_weight_bytes(const struct ar_config *c, bool bf16, bool copies_plain)
+enum tensor_type ar_matrix_type(aim_weights weights)
 {
-    int64_t d = c->d_model, size = bf16 ? 2 : 4;
-    int64_t packed = c->n_layer * (ar_in_width(c) + PANEL + ar_inner(c) + PANEL) * d + c->vocab_size * d;
+    return weights == AIM_WEIGHTS_BF16 ? T_BF16_PACKED : weights == AIM_WEIGHTS_Q8 ? T_Q8_PACKED : T_F32_PACKED;
+}
+
+int64_t ar_weight_bytes(const struct ar_config *c, enum tensor_type matrices, bool copies_plain)
+{
+    int64_t d = c->d_model;
+    size_t in = tensor_bytes(matrices, SHAPE(ar_in_width(c), d)), out = tensor_bytes(matrices, SHAPE(d, ar_inner(c)));
+    int64_t packed = c->n_layer * (int64_t)(in + out) + (int64_t)tensor_bytes(matrices, SHAPE(c->vocab_size, d));
     int64_t adaln = (c->adaln_group ? c->num_groups : c->n_layer) * 3 * d * d + 2 * d * d;
     int64_t small = c->n_layer * (8 * ar_conv_width(c) + 8 * d) + (c->num_tokens + c->num_classes + 2) * d;
-    return packed * size + (copies_plain ? (adaln + small) * (int64_t)sizeof(float) : 0);
+    return packed + (copies_plain ? (adaln + small) * (int64_t)sizeof(float) : 0);
 }
 
 /* ---------------------------------------------------------------------------------------- building, freeing */
@@ -79,7 +85,7 @@ static struct tensor *build_plain(const struct build *b, const struct param *row
 static struct tensor *build_matrix(const struct build *b, const struct param *row)
 {
     if (b->rows) return build_trainable(b, row);
-    return params_packed(b->table, row, b->weights == AIM_WEIGHTS_BF16, b->weights == AIM_WEIGHTS_AUTO);
+    return params_packed(b->table, row, ar_matrix_type(b->weights), b->weights == AIM_WEIGHTS_AUTO);
 }
 
 static aim_status build_layer(struct ar *ar, const struct build *b, int i)

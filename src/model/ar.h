@@ -76,7 +76,10 @@ struct tensor *ar_loss(struct exec *ex, const struct ar *ar, const int32_t *labe
  */
 int ar_guess_pos_offset(const float *positions, int64_t num_tokens, int64_t d);
 
-/* Bytes of the packed matrices in float32 or bf16, and of the other tensors where they must be copied to become float32. */
-int64_t ar_weight_bytes(const struct ar_config *config, bool bf16, bool copies_plain);
+/* The packed type that matrices get; AIM_WEIGHTS_AUTO may still find that bf16 is the same as T_F32_PACKED. */
+enum tensor_type ar_matrix_type(aim_weights weights);
+
+/* Bytes of the packed matrices of this type, and of the other tensors where they must be copied to become float32. */
+int64_t ar_weight_bytes(const struct ar_config *config, enum tensor_type matrices, bool copies_plain);
 
 #endif

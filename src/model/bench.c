@@ -77,12 +77,13 @@ static aim_status time_batch(aim_model *m, int batch, double *codes, double *pic
 }
 
 /* What one token of `streams` streams must read, on average, and compute. */
-static void count_work(const struct ar_config *c, bool bf16, int64_t streams, aim_bench_result *r)
+static void count_work(const struct ar_config *c, enum tensor_type type, int64_t streams, aim_bench_result *r)
 {
-    double size = bf16 ? 2 : 4, d = c->d_model, layers = c->n_layer, E = (double)ar_inner(c), half = c->num_tokens / 2.0;
+    double size = (double)tensor_type_size(type), past = type == T_BF16_PACKED ? 2 : 4;
+    double d = c->d_model, layers = c->n_layer, E = (double)ar_inner(c), half = c->num_tokens / 2.0;
     double matrices = layers * d * ((double)ar_in_width(c) + E) + (double)c->vocab_size * d;
     double history = layers * half * (E + (double)c->d_state);
-    r->bytes = size * (matrices + (double)streams * history);
+    r->bytes = size * matrices + past * (double)streams * history;
     r->operations = 2 * (double)streams * (matrices + history);
 }
 
@@ -99,7 +100,7 @@ static aim_status bench_batch(aim_model *m, int batch, aim_bench_result *r)
     r->token_ms = 1e3 * codes / m->config.ar.num_tokens;
     r->codes_per_second = batch / codes;
     r->pictures_per_second = batch / pictures;
-    count_work(&m->config.ar, m->weights == AIM_WEIGHTS_BF16, 2 * (int64_t)batch, r);
+    count_work(&m->config.ar, ar_matrix_type(m->weights), 2 * (int64_t)batch, r);
     r->memory = be->memory.host ? aim_model_memory(m, batch, 1) : be->memory.peak;
     return AIM_OK;
 }
@@ -108,7 +109,7 @@ static aim_status bench(aim_model *m, const int *batches, int count, aim_bench_r
 {
     double copy = 0, product = 0;
     TRY(limits_copy(&m->ex, &copy));
-    TRY(limits_product(&m->ex, m->weights != AIM_WEIGHTS_F32, &product));
+    TRY(limits_product(&m->ex, ar_matrix_type(m->weights), &product));
     exec_clear(&m->ex); /* what that took must not count as the model's */
     for (int i = 0; i < count; i++) {
         results[i] = (aim_bench_result){.bytes_per_second = copy, .operations_per_second = product};
@@ -122,7 +123,7 @@ aim_status aim_bench(aim_context *ctx, const char *preset, aim_weights weights, 
 {
     aim_model *m = NULL;
     TRY(aim_model_init(ctx, preset, 0, &m));
-    m->weights = weights == AIM_WEIGHTS_F32 ? AIM_WEIGHTS_F32 : AIM_WEIGHTS_BF16;
+    m->weights = weights == AIM_WEIGHTS_AUTO ? AIM_WEIGHTS_BF16 : weights;
     aim_status status = bench(m, batches, count, results);
     aim_model_free(m);
     return status;

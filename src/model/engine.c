@@ -97,12 +97,19 @@ static struct decoder_sizes decoder_sizes_of(const struct ar_config *c)
         .d = c->d_model, .state = c->d_state, .layers = c->n_layer, .vocabulary = c->vocab_size, .tokens = c->num_tokens};
 }
 
-int64_t engine_bytes(const struct backend *be, const struct ar_config *c, bool bf16, int64_t streams)
+/* Decoders multiply by numbers of 16 or 32 bits; with others the ops run one by one. */
+static bool has_decoder(const struct backend *be, enum tensor_type matrices)
+{
+    return be->decoder && matrices != T_Q8_PACKED;
+}
+
+int64_t engine_bytes(const struct backend *be, const struct ar_config *c, enum tensor_type matrices, int64_t streams)
 {
     struct engine e = {.capacity = streams};
     struct decoder_sizes size = decoder_sizes_of(c);
-    lay_out(&e, c, !be->decoder);
-    return (int64_t)e.bytes + (be->decoder ? be->decoder->bytes(&size, bf16, streams) : 0);
+    bool decodes = has_decoder(be, matrices);
+    lay_out(&e, c, !decodes);
+    return (int64_t)e.bytes + (decodes ? be->decoder->bytes(&size, matrices == T_BF16_PACKED, streams) : 0);
 }
 
 static void set_caches(struct engine *e, const struct ar_config *c)
@@ -196,7 +203,7 @@ static aim_status create_decoder(struct engine *e)
 
 aim_status engine_create(const struct ar *ar, int64_t capacity, struct engine **out)
 {
-    if (!ar->ctx->backend->decoder) return engine_create_stepping(ar, capacity, out);
+    if (!has_decoder(ar->ctx->backend, ar->words->type)) return engine_create_stepping(ar, capacity, out);
     TRY(engine_new(ar, capacity, false, out));
     aim_status status = create_decoder(*out);
     if (status != AIM_ERR_UNSUPPORTED) return status;

@@ -38,8 +38,8 @@ struct engine {
     int32_t *positions;      /* (T, capacity): where */
 };
 
-/* Bytes engine_create takes for this many streams with matrices of float32 or bf16. */
-int64_t engine_bytes(const struct backend *be, const struct ar_config *config, bool bf16, int64_t streams);
+/* Bytes engine_create takes for this many streams with matrices of a packed type. */
+int64_t engine_bytes(const struct backend *be, const struct ar_config *config, enum tensor_type matrices, int64_t streams);
 
 /* An engine for at most `capacity` streams, for any number of calls of engine_paint. *engine is freed with engine_free, also
  * after a failure, before the network. */

@@ -76,7 +76,7 @@ static void choose_batch(struct painting *p, bool paints)
 
 static const char *advice(const struct painting *p)
 {
-    return p->batch > 1 ? "use a smaller --batch, or --weights bf16" : "use --weights bf16, or a smaller model";
+    return p->batch > 1 ? "use a smaller --batch, or --weights q8" : "use --weights q8, or a smaller model";
 }
 
 static aim_status check_memory(const struct painting *p)

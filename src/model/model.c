@@ -125,7 +125,7 @@ static aim_status load_vq(aim_model *m, const aim_model_options *o)
 static aim_status load(aim_model *m, const aim_model_options *o)
 {
     if (!o->path) return aim_fail(m->ctx, AIM_ERR_ARGUMENT, "no model given");
-    if ((int)o->weights < AIM_WEIGHTS_AUTO || o->weights > AIM_WEIGHTS_BF16)
+    if ((int)o->weights < AIM_WEIGHTS_AUTO || o->weights > AIM_WEIGHTS_Q8)
         return aim_fail(m->ctx, AIM_ERR_ARGUMENT, "unknown kind of weights");
     m->weights = o->weights;
     TRY(open_weights(m->ctx, o->path, &m->files[0]));
@@ -314,18 +314,19 @@ static const struct tensor_entry *word_embeddings(const aim_model *m)
     return m->config.has_ar ? params_find(&m->ar_table, "backbone.embeddings.word_embeddings.weight")->entry : NULL;
 }
 
-/* Whether the matrices of stage 2 will be bf16, as far as the file's type tells. */
-static bool has_bf16_matrices(const aim_model *m)
+/* What the matrices of stage 2 will be, as far as the file's type tells. */
+static enum tensor_type matrix_type(const aim_model *m)
 {
     const struct tensor_entry *words = word_embeddings(m);
-    return m->weights == AIM_WEIGHTS_BF16 || (m->weights == AIM_WEIGHTS_AUTO && words && words->dtype == FILE_BF16);
+    bool exact = m->weights == AIM_WEIGHTS_AUTO && words && words->dtype == FILE_BF16;
+    return exact ? T_BF16_PACKED : ar_matrix_type(m->weights);
 }
 
 int64_t model_weight_bytes(const aim_model *m)
 {
     const struct tensor_entry *words = word_embeddings(m);
     bool copies = words && (words->dtype != FILE_F32 || !m->ctx->backend->memory.host);
-    int64_t bytes = words ? ar_weight_bytes(&m->config.ar, has_bf16_matrices(m), copies) : 0;
+    int64_t bytes = words ? ar_weight_bytes(&m->config.ar, matrix_type(m), copies) : 0;
     /* Convolution weights are kept a second time in the form the kernels like, some of them larger. */
     enum { VQ_FORMS = 2 };
     return bytes + VQ_FORMS * 4 * (m->config.has_vq ? params_parameters(&m->vq_table) : 0);
@@ -335,7 +336,7 @@ int64_t aim_model_memory(const aim_model *m, int batch, int with_guidance)
 {
     int64_t bytes = model_weight_bytes(m);
     int64_t streams = (int64_t)batch * (with_guidance ? 2 : 1);
-    if (m->config.has_ar) bytes += engine_bytes(m->ctx->backend, &m->config.ar, has_bf16_matrices(m), streams);
+    if (m->config.has_ar) bytes += engine_bytes(m->ctx->backend, &m->config.ar, matrix_type(m), streams);
     int grid = m->config.has_ar ? ar_grid(&m->config.ar) : 16;
     if (m->config.has_vq) bytes += vq_activation_bytes(&m->config.vq, grid, grid);
     return bytes;
@@ -344,7 +345,7 @@ int64_t aim_model_memory(const aim_model *m, int batch, int with_guidance)
 int64_t model_kept(const aim_model *m)
 {
     int64_t bytes = exec_idle_bytes(&m->ex) + picture_queue_kept(m->queue);
-    if (m->engine) bytes += engine_bytes(m->ctx->backend, &m->config.ar, has_bf16_matrices(m), m->engine->capacity);
+    if (m->engine) bytes += engine_bytes(m->ctx->backend, &m->config.ar, matrix_type(m), m->engine->capacity);
     return bytes;
 }
 
@@ -419,6 +420,8 @@ void aim_model_describe(const aim_model *m, aim_model_info *info)
     info->bytes_on_disk = (int64_t)(m->files[0].map.size + m->files[1].map.size);
     const struct tensor_entry *largest = largest_tensor(m->config.has_ar ? &m->ar_table : &m->vq_table);
     info->file_dtype = largest ? file_dtype_name(largest->dtype) : "F32";
+    enum tensor_type matrices = matrix_type(m);
+    info->matrices = matrices == T_Q8_PACKED ? "q8" : matrices == T_BF16_PACKED ? "bf16" : "f32";
 }
 
 const char *aim_model_class_name(const aim_model *m, int64_t label)

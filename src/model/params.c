@@ -286,7 +286,7 @@ static bool is_bf16_exact(const float *x, int64_t n)
     return true;
 }
 
-struct tensor *params_packed(const struct params *p, const struct param *row, bool to_bf16, bool if_exact)
+struct tensor *params_packed(const struct params *p, const struct param *row, enum tensor_type type, bool if_exact)
 {
     if (!row) return NULL;
     const struct tensor_entry *e = row->entry;
@@ -303,7 +303,7 @@ struct tensor *params_packed(const struct params *p, const struct param *row, bo
         mem_free(made);
     }
     if (!plain) return NULL;
-    struct tensor *packed = tensor_new_weight(p->ctx, to_bf16 || exact ? T_BF16_PACKED : T_F32_PACKED, row->ndim, row->shape);
+    struct tensor *packed = tensor_new_weight(p->ctx, exact ? T_BF16_PACKED : type, row->ndim, row->shape);
     if (packed && be->op.pack(be, plain, packed) != AIM_OK) {
         tensor_drop(packed);
         packed = NULL;

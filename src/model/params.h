@@ -73,7 +73,7 @@ struct tensor *params_f32(const struct params *p, const struct param *row);
 /* Float32 in memory of its own, to be trained: needs_grad is set. */
 struct tensor *params_trainable(const struct params *p, const struct param *row);
 
-/* A matrix packed for linear_packed; bf16 when `to_bf16`, or when nothing is lost by it and `if_exact`. */
-struct tensor *params_packed(const struct params *p, const struct param *row, bool to_bf16, bool if_exact);
+/* A matrix packed for linear_packed as `type`; as T_BF16_PACKED when nothing is lost by it and `if_exact`. */
+struct tensor *params_packed(const struct params *p, const struct param *row, enum tensor_type type, bool if_exact);
 
 #endif

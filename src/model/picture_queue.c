@@ -13,12 +13,12 @@ int64_t model_together(const aim_model *m, int64_t rows, int64_t columns, int sh
     return n;
 }
 
-/* Whether pictures are decoded in bf16: where matrices are, on a device whose activations may be; a step of 255 from float32 on
- * average. Codes are never chosen so. */
+/* Whether pictures are decoded in bf16: where matrices are that or less, on a device whose activations may be; a step of 255
+ * from float32 on average. Codes are never chosen so. */
 static bool decodes_in_bf16(const aim_model *m)
 {
     const struct backend *be = m->ctx->backend;
-    return m->weights == AIM_WEIGHTS_BF16 && !be->memory.host && be->activation == T_BF16;
+    return (m->weights == AIM_WEIGHTS_BF16 || m->weights == AIM_WEIGHTS_Q8) && !be->memory.host && be->activation == T_BF16;
 }
 
 aim_status model_decode(const aim_model *m, struct exec *ex, const int32_t *ids, int64_t n, int64_t rows, int64_t columns,

@@ -138,7 +138,7 @@ aim_status aim_score(aim_model *m, const int64_t *codes, const int64_t *labels, 
     mem_free(how.values);
     mem_free(ids);
     mem_free(classes);
-    if (status != AIM_OK) return context_advise(ctx, status, "use --weights bf16, or a smaller model");
+    if (status != AIM_OK) return context_advise(ctx, status, "use --weights q8, or a smaller model");
     *nll = sum / (double)(count * T);
     return aim_progress(ctx, "scoring", count, count);
 }

@@ -93,17 +93,18 @@ static aim_status time_product(struct exec *ex, const struct tensor *x, const st
     return AIM_OK;
 }
 
-aim_status limits_product(struct exec *ex, bool bf16, double *operations_per_second)
+aim_status limits_product(struct exec *ex, enum tensor_type matrices, double *operations_per_second)
 {
     struct backend *be = ex->backend;
     bool host = be->memory.host;
     int64_t n = host ? 1024 : 8192;
-    enum tensor_type type = bf16 && !host ? T_BF16 : T_F32; /* of a device's activations too: nothing is left to convert */
+    /* of a device's activations too: nothing is left to convert */
+    enum tensor_type type = matrices != T_F32_PACKED && !host ? T_BF16 : T_F32;
     struct tensor *values = noise(ex, n, n), *x = values ? op_cast(ex, values, type) : NULL;
     struct tensor *y = tensor_new(ex, type, SHAPE(n, n)), *w;
     double seconds = 1;
     if (host) {
-        w = tensor_new(ex, bf16 ? T_BF16_PACKED : T_F32_PACKED, SHAPE(n, n));
+        w = tensor_new(ex, matrices, SHAPE(n, n));
     } else {
         w = tensor_keep(x);
     }

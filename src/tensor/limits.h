@@ -13,7 +13,7 @@ double limits_median(double *values, size_t n);
 /* Bytes read and written per second by copies too large for any cache. */
 aim_status limits_copy(struct exec *ex, double *bytes_per_second);
 
-/* Operations per second of a large product of packed matrices, in f32 or bf16. */
-aim_status limits_product(struct exec *ex, bool bf16, double *operations_per_second);
+/* Operations per second of a large product with matrices of a packed type; a device has bf16 in the place of 8 bits. */
+aim_status limits_product(struct exec *ex, enum tensor_type matrices, double *operations_per_second);
 
 #endif

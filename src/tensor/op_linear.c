@@ -39,7 +39,7 @@ struct tensor *op_linear(struct exec *ex, const struct tensor *x, const struct t
     struct tensor *y = tensor_new(ex, x->type, x->ndim, shape);
     if (!y) return NULL;
     struct backend *be = ex->backend;
-    if (w->type == T_F32_PACKED || w->type == T_BF16_PACKED) {
+    if (is_packed(w->type)) {
         if (!op_check(ex, bias == OP_NONE, "linear with packed weights")) return op_finish(ex, ex->status, y);
         return op_finish(ex, be->op.linear_packed(be, x, w, y), y);
     }

@@ -66,6 +66,7 @@ static void pool_give(struct exec *ex, struct pool_block *b)
 
 size_t tensor_type_size(enum tensor_type type)
 {
+    if (type == T_Q8_PACKED) return 1;
     return type == T_BF16 || type == T_BF16_PACKED ? 2 : 4;
 }
 
@@ -75,7 +76,8 @@ size_t tensor_bytes(enum tensor_type type, int ndim, const int64_t *shape)
     for (int i = 0; i < ndim; i++) {
         size_t n = (size_t)shape[i];
         if (shape[i] < 0) return 0;
-        if (i == 0 && (type == T_F32_PACKED || type == T_BF16_PACKED)) n = (n + PANEL - 1) / PANEL * PANEL;
+        if (i == 0 && is_packed(type)) n = (n + PANEL - 1) / PANEL * PANEL;
+        if (i == 1 && type == T_Q8_PACKED) n = (n + Q8_TERMS - 1) / Q8_TERMS * Q8_TERMS + sizeof(float);
         if (!size_mul(bytes, n, &bytes)) return 0;
     }
     return bytes <= PTRDIFF_MAX / 2 ? bytes : 0;

@@ -21,9 +21,12 @@ enum tensor_type {
      * up to a whole panel. The order inside a panel row is the CPU tier's own. */
     T_F32_PACKED,
     T_BF16_PACKED,
+    /* The same of whole numbers from -127 to 127, one byte each, and for every row the float32 that they are multiples of:
+     * its largest magnitude over 127. Terms are filled up with zeros to a multiple of Q8_TERMS. */
+    T_Q8_PACKED,
 };
 
-enum { TENSOR_DIMS = 4, PANEL = 32 };
+enum { TENSOR_DIMS = 4, PANEL = 32, Q8_TERMS = 4 };
 
 struct exec;
 struct backend;
@@ -101,6 +104,11 @@ struct tensor *tensor_reshape(struct exec *ex, struct tensor *t, int ndim, const
 int64_t tensor_count(const struct tensor *t);
 int64_t tensor_rows(const struct tensor *t); /* product of all dimensions but the last */
 int64_t tensor_cols(const struct tensor *t); /* the last dimension */
+
+static inline bool is_packed(enum tensor_type type)
+{
+    return type == T_F32_PACKED || type == T_BF16_PACKED || type == T_Q8_PACKED;
+}
 
 /* Bytes of a type's element, and of a whole tensor (packed padding included); 0 when the size overflows. */
 size_t tensor_type_size(enum tensor_type type);

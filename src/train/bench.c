@@ -59,7 +59,7 @@ static aim_status measure_limits(aim_context *ctx, bool bf16, aim_bench_result *
     struct exec ex;
     exec_init(&ex, ctx);
     aim_status status = limits_copy(&ex, &r->bytes_per_second);
-    if (status == AIM_OK) status = limits_product(&ex, bf16, &r->operations_per_second);
+    if (status == AIM_OK) status = limits_product(&ex, bf16 ? T_BF16_PACKED : T_F32_PACKED, &r->operations_per_second);
     exec_clear(&ex);
     return status;
 }

@@ -204,6 +204,8 @@ static aim_status convert(aim_model *m, int adaln, bool average, aim_weights wei
 
 aim_status aim_convert(aim_model *m, int adaln, int average, aim_weights weights, const char *directory)
 {
+    if (weights == AIM_WEIGHTS_Q8)
+        return aim_fail(m->ctx, AIM_ERR_UNSUPPORTED, "files hold no 8-bit weights: they are made when a model is loaded");
     TRY(check_form(m, adaln, average));
     return convert(m, adaln, average != 0, weights, directory);
 }

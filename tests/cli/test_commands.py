@@ -155,9 +155,10 @@ class Determinism(Case):
             self.assertEqual(codes, more_codes, args)
             self.assertLessEqual(max(abs(x - y) for x, y in zip(pictures, more_pictures)), 1, args)
 
-    def test_bf16(self):
-        codes = [self.files("--weights", "bf16", "--batch", b, "--threads", t)[0] for b, t in (("1", "1"), ("3", "2"))]
-        self.assertEqual(codes[0], codes[1])
+    def test_rounded_weights(self):
+        for weights in ("bf16", "q8"):
+            codes = [self.files("--weights", weights, "--batch", b, "--threads", t)[0] for b, t in (("1", "1"), ("3", "2"))]
+            self.assertEqual(codes[0], codes[1])
 
     def test_count_does_not_change_a_picture(self):
         self.succeed("generate", "-m", GROUP, "-c", "0-9", "-n", "2", "--codes-out", "a.npy")
@@ -410,6 +411,7 @@ class Info(Case):
         self.assertEqual((info["model"], info["image_size"], info["file_dtype"]), ("tiny-group", 64, "F32"))
         self.assertEqual(info["bytes_on_disk"], os.path.getsize(os.path.join(GROUP, "model.safetensors")))
         self.assertGreater(info["memory"]["batch_8"], info["memory"]["batch_1"])
+        self.assertEqual(info["matrices"], "f32")
         self.assertEqual(info["named_classes"], 0)
         with open(os.path.join(GROUP, "model.safetensors"), "rb") as f:
             header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
@@ -417,6 +419,15 @@ class Info(Case):
         self.assertEqual({t["name"]: t["shape"] for t in info["tensors"]}, {k: v["shape"] for k, v in header.items()})
         self.assertEqual(stage2["tensors"], sum(k.startswith("mamba.") for k in header))
         self.assertEqual(tokenizer["tensors"], sum(k.startswith("vqvae.") for k in header))
+
+    def test_matrices(self):
+        needed = []
+        for weights in ("f32", "bf16", "q8"):
+            info = self.succeed_json("info", "-m", GROUP, "--weights", weights)
+            self.assertEqual(info["matrices"], weights)
+            needed.append(info["memory"]["batch_1"])
+            self.assertIn(f"matrices in {weights}\n", self.succeed("info", "-m", GROUP, "--weights", weights))
+        self.assertEqual(needed, sorted(needed, reverse=True))
 
     def test_table(self):
         text = self.succeed("info", "-m", GROUP)
@@ -479,7 +490,8 @@ class Tiers(Case):
 class Bench(Case):
     @unittest.skipIf(SANITIZED, "what is measured takes minutes with sanitizers")
     def test_numbers(self):
-        got = self.succeed_json("bench", "--preset", "tiny", "--batch", "2")
+        got = self.succeed_json("bench", "--preset", "tiny", "--batch", "2", "--weights", "q8")
+        self.assertEqual(got["weights"], "q8")
         self.assertEqual([p["preset"] for p in got["presets"]], ["tiny"])
         tiny = got["presets"][0]
         self.assertEqual([b["batch"] for b in tiny["batches"]], [2])

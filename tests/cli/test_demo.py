@@ -30,6 +30,9 @@ class Demo(Case):
         self.assertAlmostEqual(self.nll(), 2.823230, delta=1e-4)
         self.assertAlmostEqual(self.nll("--pos-offset", "1"), 3.391696, delta=1e-4)
 
+    def test_likelihood_in_8_bits(self):
+        self.assertAlmostEqual(self.nll("--weights", "q8"), 2.823230, delta=0.01)
+
     def test_grid(self):
         if SANITIZED:
             self.skipTest("takes minutes with the sanitizers; the parts are tested on smaller models")

@@ -116,7 +116,8 @@ class Options(Case):
             self.refuse("encode", "-m", GROUP, "x.png", "-o", "x.npy", "--size", value, says="--size")
 
     def test_choices(self):
-        self.assertIn("auto, f32 or bf16", self.refuse("info", "-m", GROUP, "--weights", "q8"))
+        self.assertIn("auto, f32, bf16 or q8", self.refuse("info", "-m", GROUP, "--weights", "q4"))
+        self.assertIn("auto, f32 or bf16", self.refuse("convert", "-m", GROUP, "-o", "x", "--weights", "q8"))
         self.assertIn("cpu", self.refuse("info", "-m", GROUP, "--device", "tpu"))
         self.assertIn("auto, 0 or 1", self.refuse("info", "-m", GROUP, "--pos-offset", "2"))
         self.assertIn("AiM-XL", self.refuse("init", "--preset", "AiM-XXL", "-o", "x"))

@@ -176,8 +176,7 @@ static void same_tokens_for_any_batch_and_threads(void **state)
 {
     (void)state;
     for (int guided = 0; guided < 2; guided++)
-        for (int bf16 = 0; bf16 < 2; bf16++) {
-            aim_weights weights = bf16 ? AIM_WEIGHTS_BF16 : AIM_WEIGHTS_F32;
+        for (aim_weights weights = AIM_WEIGHTS_F32; weights <= AIM_WEIGHTS_Q8; weights++) {
             double cfg = guided ? 2.5 : 1;
             int64_t reference[PICTURES * TOKENS], other[PICTURES * TOKENS];
             generate(1, 1, cfg, weights, 0, PICTURES, reference);
@@ -213,14 +212,13 @@ static void contexts_in_threads(void **state)
     }
 }
 
-/* bf16 weights: the error against float32 that the documentation states. */
-static void bf16_weights(void **state)
+/* The error against float32 that the documentation states; `least`: it is no float32 after all. */
+static void check_rounded_weights(const char *folder, aim_weights weights, double least, double most)
 {
-    (void)state;
     aim_context *ctx = golden_context(2);
     struct tensor_file file;
-    golden_open(ctx, expected_name("tiny-group"), &file);
-    aim_model *model = golden_model(ctx, "tiny-group", 0, AIM_WEIGHTS_BF16);
+    golden_open(ctx, expected_name(folder), &file);
+    aim_model *model = golden_model(ctx, folder, 0, weights);
     size_t count, pictures;
     int64_t *tokens = golden_i64(ctx, &file, "tokens", NULL), *labels = golden_i64(ctx, &file, "labels", &pictures);
     float *want = golden_f32(ctx, &file, "logits_pos0", &count);
@@ -228,8 +226,12 @@ static void bf16_weights(void **state)
     double nll;
     assert_ok(ctx, aim_score(model, tokens, labels, (int64_t)pictures, &nll, golden_collect, &got));
     double error = relative_error(got.values, want, count);
-    print_message("bf16 weights: relative error %.2g\n", error);
-    assert_true(error > 1e-5 && error < 2e-2); /* 8 bits of mantissa: over float32's error, under the 2e-2 promised for bf16 */
+    float *loss = golden_f32(ctx, &file, "loss_pos0", NULL);
+    print_message("%s, %s weights: relative error %.2g, nll %.6f against %.6f\n", folder,
+                  weights == AIM_WEIGHTS_Q8 ? "q8" : "bf16", error, nll, (double)loss[0]);
+    assert_true(error > least && error < most);
+    assert_true(fabs(nll - (double)loss[0]) < most);
+    mem_free(loss);
     void *all[] = {tokens, labels, want, got.values};
     for (size_t i = 0; i < 4; i++) mem_free(all[i]);
     aim_model_free(model);
@@ -237,10 +239,19 @@ static void bf16_weights(void **state)
     aim_context_free(ctx);
 }
 
-/* Whatever allocation fails while a model is loaded and used, the call says so and nothing is lost. */
-static void survives_failing_allocations(void **state)
+/* 8 bits of mantissa; 8 bits of the largest value of each output's weights. */
+static void rounded_weights(void **state)
 {
     (void)state;
+    for (int i = 0; i < 2; i++) {
+        check_rounded_weights(folders[i], AIM_WEIGHTS_BF16, 1e-5, 2e-2);
+        check_rounded_weights(folders[i], AIM_WEIGHTS_Q8, 1e-4, 2e-2);
+    }
+}
+
+/* Whatever allocation fails while a model is loaded and used, the call says so and nothing is lost. */
+static void check_failing_allocations(aim_weights weights)
+{
     aim_context *ctx = golden_context(1);
     int64_t before = ctx->memory.total, label = 2, codes[TOKENS];
     for (int64_t n = 0;; n++) {
@@ -248,6 +259,7 @@ static void survives_failing_allocations(void **state)
         aim_image image = {0};
         aim_model_options from = aim_model_defaults(data_path("tiny-group"));
         aim_generate_options o = aim_generate_defaults();
+        from.weights = weights;
         ctx->memory.fail_after = n;
         aim_status status = aim_model_load(ctx, &from, &model);
         if (status == AIM_OK) status = aim_generate(model, &label, 1, &o, codes, &image);
@@ -265,6 +277,13 @@ static void survives_failing_allocations(void **state)
         n += n / 50; /* the later ones are alike: take a sample */
     }
     aim_context_free(ctx);
+}
+
+static void survives_failing_allocations(void **state)
+{
+    (void)state;
+    check_failing_allocations(AIM_WEIGHTS_AUTO);
+    check_failing_allocations(AIM_WEIGHTS_Q8);
 }
 
 /* Norms decide the position offset where they are clear (spec I-1). */
@@ -294,7 +313,7 @@ int main(void)
         cmocka_unit_test(long_sequence),
         cmocka_unit_test(same_tokens_for_any_batch_and_threads),
         cmocka_unit_test(contexts_in_threads),
-        cmocka_unit_test(bf16_weights),
+        cmocka_unit_test(rounded_weights),
         cmocka_unit_test(survives_failing_allocations),
         cmocka_unit_test(position_offset_from_weights),
     };

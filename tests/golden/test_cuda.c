@@ -46,6 +46,7 @@ static void golden_logits(void **state)
     for (int f = 0; f < 2; f++) {
         check_logits(ctx, folders[f], AIM_WEIGHTS_F32, GOLDEN_TOLERANCE);
         check_logits(ctx, folders[f], AIM_WEIGHTS_BF16, 2e-2);
+        check_logits(ctx, folders[f], AIM_WEIGHTS_Q8, 2e-2);
     }
     aim_context_free(ctx);
 }
@@ -169,19 +170,13 @@ static void paints_what_the_cpu_paints(void **state)
     aim_context_free(ctx);
 }
 
-/*
- * bf16 on the GPU rounds the products' inputs too, so that a token now and then differs from the CPU's, and everything
- * after it. What agrees must agree for long: the first tokens of most pictures.
- */
-static void paints_in_bf16(void **state)
+/* The first tokens of most pictures are the CPU's. */
+static void check_rounded_painting(aim_context *ctx, aim_weights weights)
 {
-    (void)state;
-    aim_context *ctx = gpu_context();
-    if (!ctx) skip();
     aim_context *cpu = golden_context(2);
     struct network here, there;
-    network_open(cpu, &wide, AIM_WEIGHTS_BF16, &here);
-    network_open(ctx, &wide, AIM_WEIGHTS_BF16, &there);
+    network_open(cpu, &wide, weights, &here);
+    network_open(ctx, &wide, weights, &there);
     enum { T = 40, START = 4 };
     static const int64_t batches[] = {4, MOST, LARGE};
     int32_t want[LARGE * T], got[LARGE * T];
@@ -191,13 +186,26 @@ static void paints_in_bf16(void **state)
         paint(&there, batch, ways[0], false, got);
         for (int64_t i = 0; i < batch; i++)
             for (int t = 0; t < START; t++) same += got[i * T + t] == want[i * T + t];
-        print_message("bf16, %lld pictures: %lld of the first %lld tokens are the CPU's\n", (long long)batch, (long long)same,
-                      (long long)(batch * START));
+        print_message("%s, %lld pictures: %lld of the first %lld tokens are the CPU's\n",
+                      weights == AIM_WEIGHTS_Q8 ? "q8" : "bf16", (long long)batch, (long long)same, (long long)(batch * START));
         assert_true(2 * same > batch * START);
     }
     network_close(&here);
     network_close(&there);
     aim_context_free(cpu);
+}
+
+/*
+ * bf16 on the GPU rounds the products' inputs too, and so does q8 where there are many, so that a token now and then differs
+ * from the CPU's, and everything after it. What agrees must agree for long.
+ */
+static void paints_rounded(void **state)
+{
+    (void)state;
+    aim_context *ctx = gpu_context();
+    if (!ctx) skip();
+    check_rounded_painting(ctx, AIM_WEIGHTS_BF16);
+    check_rounded_painting(ctx, AIM_WEIGHTS_Q8);
     aim_context_free(ctx);
 }
 
@@ -310,7 +318,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(golden_logits),  cmocka_unit_test(paints_what_the_cpu_paints),
-        cmocka_unit_test(paints_in_bf16), cmocka_unit_test(generates_what_the_cpu_generates),
+        cmocka_unit_test(paints_rounded), cmocka_unit_test(generates_what_the_cpu_generates),
         cmocka_unit_test(decodes_beside), cmocka_unit_test(encodes_and_decodes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

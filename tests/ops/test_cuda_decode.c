@@ -5,15 +5,19 @@
 
 /* ------------------------------------------------------------------------------------------------ packed products */
 
-static void check_packed(struct gpu *g, int64_t M, int64_t N, int64_t K, bool bf16)
+static const enum tensor_type packed_types[] = {T_F32_PACKED, T_BF16_PACKED, T_Q8_PACKED};
+enum { PACKED_TYPES = sizeof packed_types / sizeof packed_types[0] };
+
+static void check_packed(struct gpu *g, int64_t M, int64_t N, int64_t K, enum tensor_type type, enum tensor_type x_type)
 {
-    struct threefold x = gpu_normal(g, T_F32, 0, 1, M, K, 0, 0), w = gpu_normal(g, T_F32, 0, 1, N, K, 0, 0);
-    struct threefold packed = gpu_tensor(g, bf16 ? T_BF16_PACKED : T_F32_PACKED, N, K, 0, 0);
-    struct threefold y = gpu_blank(g, T_F32, M, N, 0, 0);
+    static const char *const names[] = {
+        [T_F32_PACKED] = "linear_packed", [T_BF16_PACKED] = "linear_packed, bf16", [T_Q8_PACKED] = "linear_packed, q8"};
+    struct threefold x = gpu_normal(g, x_type, 0, 1, M, K, 0, 0), w = gpu_normal(g, T_F32, 0, 1, N, K, 0, 0);
+    struct threefold packed = gpu_tensor(g, type, N, K, 0, 0), y = gpu_blank(g, T_F32, M, N, 0, 0);
     RUN_SIDES(g, pack, AT(w), AT(packed));
     RUN_SIDES(g, linear_packed, AT(x), AT(packed), AT(y));
-    /* bf16: the GPU rounds x too, 8 bits of mantissa */
-    expect_sides(g, bf16 ? "linear_packed, bf16" : "linear_packed", &y, bf16 ? 1e-2 : 1e-5);
+    /* The GPU rounds x to 8 bits of mantissa for bf16 and, of more than a few rows, for q8; else the host to 16 bits for q8. */
+    expect_sides(g, names[type], &y, type == T_F32_PACKED ? 1e-5 : type == T_BF16_PACKED || M > 8 ? 1e-2 : 1e-4);
     gpu_reset(g);
 }
 
@@ -23,11 +27,17 @@ static void packed_embedding(void **state)
     (void)state;
     struct gpu g;
     if (!gpu_open(&g)) skip();
-    enum { V = 70, D = 96, T = 9, M = 13 };
-    for (int bf16 = 0; bf16 < 2; bf16++) {
+    enum { V = 70, T = 9, M = 13 };
+    static const int64_t widths[] = {96, 37};
+    for (int i = 0; i < 2 * PACKED_TYPES; i++) {
+        int64_t D = widths[i % 2];
         struct threefold w = gpu_normal(&g, T_F32, 0, 1, V, D, 0, 0), positions = gpu_normal(&g, T_F32, 0, 1, T, D, 0, 0);
-        struct threefold packed = gpu_tensor(&g, bf16 ? T_BF16_PACKED : T_F32_PACKED, V, D, 0, 0);
+        struct threefold packed = gpu_tensor(&g, packed_types[i / 2], V, D, 0, 0);
         struct threefold ids = gpu_ids(&g, M, V), pos = gpu_ids(&g, M, T), y = gpu_blank(&g, T_F32, M, D, 0, 0);
+        for (int64_t k = 0; k < D; k++) f32(&w.at[HOST])[k] = 0; /* a row of zeros has a scale, too */
+        gpu_spread(&g, &w);
+        i32(&ids.at[HOST])[0] = 0;
+        gpu_spread(&g, &ids);
         RUN_SIDES(&g, pack, AT(w), AT(packed));
         RUN_SIDES(&g, embedding, AT(packed), AT(positions), AT(ids), AT(pos), AT(y));
         expect_sides(&g, "embedding of packed words", &y, 0);
@@ -41,13 +51,18 @@ static void packed_products(void **state)
     (void)state;
     struct gpu g;
     if (!gpu_open(&g)) skip();
-    for (int bf16 = 0; bf16 < 2; bf16++) {
-        check_packed(&g, 1, 64, 64, bf16);
-        check_packed(&g, 3, 257, 96, bf16);
-        check_packed(&g, 40, 130, 64, bf16);
-        check_packed(&g, 130, 416, 192, bf16);
-        check_packed(&g, 60, 64, 640, bf16);
-        check_packed(&g, 128, 66, 1008, bf16);
+    for (int i = 0; i < PACKED_TYPES; i++) {
+        check_packed(&g, 1, 64, 64, packed_types[i], T_F32);
+        check_packed(&g, 3, 257, 96, packed_types[i], T_F32);
+        check_packed(&g, 40, 130, 64, packed_types[i], T_F32);
+        check_packed(&g, 130, 416, 192, packed_types[i], T_F32);
+        check_packed(&g, 60, 64, 640, packed_types[i], T_F32);
+        check_packed(&g, 128, 66, 1008, packed_types[i], T_F32);
+    }
+    /* every number of rows that has a kernel, rows in vectors and not, x of either type */
+    for (int64_t M = 1; M <= 9; M++) {
+        check_packed(&g, M, 33, 1040, T_Q8_PACKED, M % 2 ? T_F32 : T_BF16);
+        if (M <= 8) check_packed(&g, M, 40, 37, T_Q8_PACKED, M % 2 ? T_BF16 : T_F32);
     }
     gpu_close(&g);
 }

@@ -86,13 +86,13 @@ TEST(linear_shapes)
 }
 
 /* The right product, and for every row the same bits however many other rows there are. */
-static void check_packed(struct place *p, const struct tensor *packed, const float *values)
+static void check_packed(struct place *p, const struct tensor *packed, const float *values, double tolerance)
 {
     int64_t N = packed->shape[0], K = packed->shape[1], most = all_rows[COUNT(all_rows) - 1];
     size_t row_bytes = (size_t)N * sizeof(float);
     struct tensor all = normal(p, most, K, 0, 0), want = blank(p, most, N, 0, 0);
     RUN(p, linear_packed, &all, packed, &want);
-    expect_near(p, "linear_packed", &want, product(p, &all, values, N, NULL), chain_tolerance(K));
+    expect_near(p, "linear_packed", &want, product(p, &all, values, N, NULL), tolerance);
     for (int64_t i = 0; i < COUNT(all_rows); i++) {
         int64_t M = all_rows[i], from = most - M;
         struct tensor x = rows_of(p, &all, from, M), y = blank(p, M, N, 0, 0);
@@ -113,11 +113,11 @@ TEST(linear_packed)
         struct tensor w = normal(p, N, K, 0, 0), packed = tensor_of(p, T_F32_PACKED, N, K, 0, 0);
         struct tensor packed_half = tensor_of(p, T_BF16_PACKED, N, K, 0, 0);
         RUN(p, pack, &w, &packed);
-        check_packed(p, &packed, f32(&w));
+        check_packed(p, &packed, f32(&w), chain_tolerance(K));
         RUN(p, pack, &w, &packed_half);
         float *values = block_new(p, (size_t)(N * K) * sizeof(float));
         as_bf16(p, &w, values);
-        check_packed(p, &packed_half, values);
+        check_packed(p, &packed_half, values, chain_tolerance(K));
     }
 }
 
@@ -154,6 +154,94 @@ TEST(pack)
         check_pack(p, &w, T_BF16_PACKED, values);
         check_pack(p, &half, T_BF16_PACKED, values);
         check_pack(p, &half, T_F32_PACKED, values);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------ 8 bits */
+
+/* The whole matrix as the embedding reads it, (N, K). */
+static struct tensor read_back(struct place *p, const struct tensor *packed)
+{
+    int64_t N = packed->shape[0];
+    struct tensor ids = tensor_of(p, T_I32, N, 0, 0, 0), y = blank(p, N, packed->shape[1], 0, 0);
+    for (int64_t n = 0; n < N; n++) i32(&ids)[n] = (int32_t)n;
+    RUN(p, embedding, packed, NULL, &ids, NULL, &y);
+    return y;
+}
+
+/* Every value is a whole multiple, up to 127, of the largest magnitude of its row over 127, and the nearest one. */
+static void check_q8_values(const struct tensor *w, const float *values, const float *got)
+{
+    int64_t N = w->shape[0], K = w->shape[1];
+    for (int64_t n = 0; n < N; n++) {
+        double most = 0;
+        for (int64_t k = 0; k < K; k++) most = fmax(most, fabs((double)values[n * K + k]));
+        for (int64_t k = 0; k < K; k++) {
+            double steps = (double)got[n * K + k] * 127 / most, wanted = (double)values[n * K + k] * 127 / most;
+            assert_true(fabs(steps - nearbyint(steps)) < 1e-4 && fabs(steps) < 127.0001);
+            assert_true(fabs(steps - wanted) < 0.5001);
+        }
+    }
+}
+
+/* Rows of x are rounded to 16 bits: half a step of their largest value, which is under 4 deviations here, in every term. */
+static double q8_tolerance(int64_t K)
+{
+    return chain_tolerance(K) + 4.0 / 32512;
+}
+
+TEST(linear_packed_q8)
+{
+    for (int64_t i = 0; i < COUNT(matrices); i++) {
+        int64_t N = matrices[i].N, K = matrices[i].K;
+        struct tensor w = normal(p, N, K, 0, 0), packed = tensor_of(p, T_Q8_PACKED, N, K, 0, 0);
+        float *values = block_new(p, (size_t)(N * K) * sizeof(float));
+        struct tensor half = as_bf16(p, &w, values);
+        for (int from_half = 0; from_half < 2; from_half++) {
+            RUN(p, pack, from_half ? &half : &w, &packed);
+            same_with_any_threads(p, "pack", packed.data, tensor_bytes(T_Q8_PACKED, 2, packed.shape));
+            struct tensor back = read_back(p, &packed);
+            check_q8_values(&w, from_half ? values : f32(&w), f32(&back));
+            check_packed(p, &packed, f32(&back), q8_tolerance(K));
+        }
+    }
+}
+
+/* The largest sums of whole numbers there are, of either sign and of both bytes of x, over more terms than a network has. */
+TEST(linear_packed_q8_extremes)
+{
+    enum { N = 3, K = 1 << 17, M = 4 };
+    struct tensor w = blank(p, N, K, 0, 0), x = blank(p, M, K, 0, 0), y = blank(p, M, N, 0, 0);
+    struct tensor packed = tensor_of(p, T_Q8_PACKED, N, K, 0, 0);
+    const float low = -128.0f / 32512; /* 256 * 0 - 128 */
+    for (int64_t i = 0; i < N * K; i++) f32(&w)[i] = i / K == 0 ? 3.0f : i / K == 1 ? -0.5f : 0.0f;
+    for (int64_t k = 0; k < K; k++) {
+        f32(&x)[k] = 7;
+        f32(&x)[K + k] = -7;
+        f32(&x)[2 * K + k] = k ? low : 1;
+        f32(&x)[3 * K + k] = 0;
+    }
+    RUN(p, pack, &w, &packed);
+    RUN(p, linear_packed, &x, &packed, &y);
+    expect_near(p, "largest sums", &y, product(p, &x, f32(&w), N, NULL), 1e-6);
+}
+
+/* What is no number stays none, in its own row alone, of the weights and of x; values next to zero are zero. */
+TEST(linear_packed_q8_not_finite)
+{
+    enum { N = 3, K = 37, M = 4 };
+    const float odd[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 3; i++) {
+        struct tensor w = normal(p, N, K, 0, 0), x = normal(p, M, K, 0, 0), y = blank(p, M, N, 0, 0);
+        struct tensor packed = tensor_of(p, T_Q8_PACKED, N, K, 0, 0);
+        f32(&w)[K + 5] = odd[i];
+        f32(&x)[2 * K + K - 1] = odd[i];
+        for (int k = 0; k < K; k++) f32(&x)[3 * K + k] = 1e-42f;
+        RUN(p, pack, &w, &packed);
+        RUN(p, linear_packed, &x, &packed, &y);
+        for (int m = 0; m < M; m++)
+            for (int n = 0; n < N; n++) assert_int_equal(isfinite(f32(&y)[m * N + n]) != 0, m != 2 && n != 1);
+        assert_true(fabsf(f32(&y)[3 * N]) < 1e-40f);
     }
 }
 
@@ -232,8 +320,15 @@ TEST(linear_backward_bf16)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear), cmocka_unit_test(test_linear_shapes), cmocka_unit_test(test_linear_packed),
-        cmocka_unit_test(test_pack),   cmocka_unit_test(test_linear_bf16),   cmocka_unit_test(test_linear_backward_bf16),
+        cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_linear_shapes),
+        cmocka_unit_test(test_linear_packed),
+        cmocka_unit_test(test_pack),
+        cmocka_unit_test(test_linear_packed_q8),
+        cmocka_unit_test(test_linear_packed_q8_extremes),
+        cmocka_unit_test(test_linear_packed_q8_not_finite),
+        cmocka_unit_test(test_linear_bf16),
+        cmocka_unit_test(test_linear_backward_bf16),
     };
     return RUN_OPS("linear", tests);
 }

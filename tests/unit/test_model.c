@@ -139,6 +139,7 @@ static void saving_and_loading(void **state)
     assert_int_equal(aim_model_find_class(second, "Tabby Cat"), 3);
     assert_int_equal(aim_model_find_class(second, "tabby"), 3);
     assert_int_equal(aim_model_find_class(second, "tab"), -1);
+    assert_fails(ctx, aim_convert(second, 0, 0, AIM_WEIGHTS_Q8, "nowhere"), AIM_ERR_UNSUPPORTED, "8-bit");
     aim_model_free(first);
     aim_model_free(second);
     remove_model(ctx, folder);

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "cpu/kernels/gemm.h"
+#include "cpu/kernels/q8.h"
 #include "io/image.h"
 
 /* Row `id` of a table (V,d) of any type. */
@@ -14,6 +15,8 @@ static void table_row(const struct tensor *table, int64_t id, float *out)
         memcpy(out, f32(table) + id * d, (size_t)d * sizeof(float));
     else if (table->type == T_BF16)
         for (int64_t i = 0; i < d; i++) out[i] = bf16_to_f32(((const uint16_t *)table->data)[id * d + i]);
+    else if (table->type == T_Q8_PACKED)
+        for (int64_t i = 0; i < d; i++) out[i] = q8_packed_at(table->data, d, id, i);
     else
         for (int64_t i = 0; i < d; i++) out[i] = gemm_packed_at(table, id, i);
 }

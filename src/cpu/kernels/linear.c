@@ -6,6 +6,7 @@
 #include "cpu/bf16.h"
 #include "cpu/kernels/gemm.h"
 #include "cpu/kernels/gemm_general.h"
+#include "cpu/kernels/q8.h"
 
 /* y[0..rows)[n0..n0+live) = acc + bias */
 static void store_block(gemm_acc acc, int64_t rows, int64_t n0, int64_t live, const float *bias, float *y, int64_t ldy)
@@ -56,15 +57,22 @@ aim_status KERNEL(pack)(struct backend *be, const struct tensor *w, struct tenso
 {
     int64_t N = w->shape[0], K = w->shape[1], panels = (N + PANEL - 1) / PANEL;
     bool bf16 = packed->type == T_BF16_PACKED;
-    size_t panel_bytes = (size_t)K * PANEL * tensor_type_size(packed->type);
+    bool q8 = packed->type == T_Q8_PACKED;
+    size_t panel_bytes = q8 ? q8_panel_bytes(K) : (size_t)K * PANEL * tensor_type_size(packed->type);
 #pragma omp parallel for num_threads(be->threads) schedule(static)
-    for (int64_t p = 0; p < panels; p++)
-        gemm_pack_panel(w, N, K, p * PANEL, bf16, (char *)packed->data + (size_t)p * panel_bytes);
+    for (int64_t p = 0; p < panels; p++) {
+        void *panel = (char *)packed->data + (size_t)p * panel_bytes;
+        if (q8)
+            KERNEL(q8_pack_panel)(w, p * PANEL, panel);
+        else
+            gemm_pack_panel(w, N, K, p * PANEL, bf16, panel);
+    }
     return AIM_OK;
 }
 
 aim_status KERNEL(linear_packed)(struct backend *be, const struct tensor *x, const struct tensor *w, struct tensor *y)
 {
+    if (w->type == T_Q8_PACKED) return KERNEL(q8_product)(be, x, w, y);
     int64_t N = w->shape[0], K = w->shape[1], panels = (N + PANEL - 1) / PANEL;
     bool bf16 = w->type == T_BF16_PACKED;
     size_t panel_bytes = (size_t)K * PANEL * tensor_type_size(w->type);
