@@ -1,7 +1,6 @@
 #include "model/picture_queue.h"
 
-#include <pthread.h>
-#include <signal.h>
+#include "base/thread.h"
 
 int64_t model_together(const aim_model *m, int64_t rows, int64_t columns, int shares)
 {
@@ -104,17 +103,6 @@ static void *work(void *queue)
     return NULL;
 }
 
-/* Signals are for the program's own threads. */
-static bool start_thread(struct picture_queue *q)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    bool started = pthread_create(&q->thread, NULL, work, q) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return started;
-}
-
 /* The twin and its thread. */
 static aim_status go_beside(struct picture_queue *q)
 {
@@ -125,7 +113,7 @@ static aim_status go_beside(struct picture_queue *q)
     q->worker.backend = q->twin;
     exec_init(&q->own, &q->worker);
     q->ex = &q->own;
-    q->beside = start_thread(q);
+    q->beside = thread_start(&q->thread, work, q) == 0;
     return q->beside ? AIM_OK : aim_fail(ctx, AIM_ERR_UNSUPPORTED, "the system gives no thread to decode pictures with");
 }
 

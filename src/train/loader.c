@@ -5,11 +5,10 @@
  */
 #include "train/loader.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/thread.h"
 #include "io/image.h"
 #include "train/shuffle.h"
 
@@ -138,16 +137,10 @@ static void *work(void *argument)
     return NULL;
 }
 
-/* Signals stay with the threads of the caller. */
 static aim_status start_threads(struct loader *l)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     int failed = 0;
-    for (; l->started < l->o.threads && !failed; l->started += !failed)
-        failed = pthread_create(&l->threads[l->started], NULL, work, l);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    for (; l->started < l->o.threads && !failed; l->started += !failed) failed = thread_start(&l->threads[l->started], work, l);
     if (failed) return aim_fail(l->ctx, AIM_ERR_IO, "cannot start a thread that reads pictures: %s", strerror(failed));
     return AIM_OK;
 }
@@ -285,30 +278,31 @@ aim_status loader_picture(struct loader *l, aim_image *image, int32_t *label)
     return AIM_OK;
 }
 
-aim_status loader_next(struct loader *l, float *pixels, int32_t *labels, int64_t *count)
+/* A batch as pixels or as bytes, whichever there is room for. */
+static aim_status next_batch(struct loader *l, float *pixels, uint8_t *pictures, int32_t *labels, int64_t *count)
 {
     size_t values = 3 * (size_t)l->o.augment.size * (size_t)l->o.augment.size;
     for (*count = 0; *count < l->o.batch; ++*count) {
         aim_image image;
         TRY(loader_picture(l, &image, &labels[*count]));
         if (!image.rgb) break;
-        aim_image_to_float(&image, pixels + (size_t)*count * values);
+        if (pixels)
+            aim_image_to_float(&image, pixels + (size_t)*count * values);
+        else
+            memcpy(pictures + (size_t)*count * values, image.rgb, values);
         aim_image_free(&image);
     }
     return AIM_OK;
 }
 
+aim_status loader_next(struct loader *l, float *pixels, int32_t *labels, int64_t *count)
+{
+    return next_batch(l, pixels, NULL, labels, count);
+}
+
 aim_status loader_next_bytes(struct loader *l, uint8_t *pictures, int32_t *labels, int64_t *count)
 {
-    size_t bytes = 3 * (size_t)l->o.augment.size * (size_t)l->o.augment.size;
-    for (*count = 0; *count < l->o.batch; ++*count) {
-        aim_image image;
-        TRY(loader_picture(l, &image, &labels[*count]));
-        if (!image.rgb) break;
-        memcpy(pictures + (size_t)*count * bytes, image.rgb, bytes);
-        aim_image_free(&image);
-    }
-    return AIM_OK;
+    return next_batch(l, NULL, pictures, labels, count);
 }
 
 int64_t loader_skipped(const struct loader *l)
