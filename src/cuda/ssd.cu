@@ -94,13 +94,34 @@ aim_status ssd_products(struct backend *be, const struct ssd_shape *n, const str
 
 /* ----------------------------------------------------------------------------------------------------- forward */
 
+/* Tile i of y = acc + D x, over x in shared memory and from there to memory; a warp's own rows. y: position 0 of the head. */
+static __device__ inline void write_tile(const struct ssd_shape &n, bf16 (*x)[TILE_LD], int i, float direct,
+                                         const float (&acc)[8][4], bf16 *y)
+{
+    int warp = tile_warp(), lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            uint32_t *at = reinterpret_cast<uint32_t *>(&x[warp * 16 + r * 8 + g][k * 8 + q * 2]);
+            float2 own = floats_of(*at);
+            *at = pair_of(acc[k][2 * r] + direct * own.x, acc[k][2 * r + 1] + direct * own.y);
+        }
+    __syncwarp();
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        int row = warp * 16 + k * 4 + lane / 8, column = lane % 8 * 8;
+        int64_t t = i * TILE + row;
+        if (t < n.T) *reinterpret_cast<uint4 *>(y + t * n.E + column) = *reinterpret_cast<const uint4 *>(&x[row][column]);
+    }
+}
+
 /* A block takes a tile of positions of a head of a picture. */
 static __global__ void __launch_bounds__(TILE_THREADS)
     forward_tiles(struct ssd_shape n, struct ssd_steps steps, const bf16 *products, const bf16 *xbc, const float *D, bf16 *y)
 {
     __shared__ struct ssd_mixing mixing;
     int64_t tile = blockIdx.x, h = blockIdx.y, b = blockIdx.z;
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
     float acc[8][4];
     struct ssd_head head = {ssd_steps_of(steps, b * n.H + h, n.padded),
                             products + b * n.padded * n.padded,
@@ -111,24 +132,7 @@ static __global__ void __launch_bounds__(TILE_THREADS)
     int last = ssd_mix<false>(head, (int)tile, mixing, acc);
     bf16(*shared)[TILE_LD] = mixing.stages[last].values;
     __syncthreads(); /* the tile's own x is still there, and each warp now puts its own rows of y in its place */
-    float direct = D[h];
-#pragma unroll
-    for (int k = 0; k < 8; k++)
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            uint32_t *at = reinterpret_cast<uint32_t *>(&shared[warp * 16 + r * 8 + g][k * 8 + q * 2]);
-            float2 x = floats_of(*at);
-            *at = pair_of(acc[k][2 * r] + direct * x.x, acc[k][2 * r + 1] + direct * x.y);
-        }
-    __syncwarp();
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-        int row = warp * 16 + k * 4 + lane / 8, column = lane % 8 * 8;
-        int64_t t = tile * TILE + row;
-        if (t < n.T)
-            *reinterpret_cast<uint4 *>(y + (b * n.T + t) * n.E + h * HEADDIM + column) =
-                *reinterpret_cast<const uint4 *>(&shared[row][column]);
-    }
+    write_tile(n, shared, (int)tile, D[h], acc, y + b * n.T * n.E + h * HEADDIM);
 }
 
 /* A block takes a position of a head of a picture. */
@@ -221,28 +225,6 @@ static __device__ inline void mix_tile(const struct head_room &room, const bf16 
             mma(acc[k], m, x[0], x[1]);
             mma(acc[k + 1], m, x[2], x[3]);
         }
-    }
-}
-
-/* Tile i of y = acc + D x, over x in shared memory and from there to memory; a warp's own rows. y: position 0 of the head. */
-static __device__ inline void write_tile(const struct ssd_shape &n, bf16 (*x)[TILE_LD], int i, float direct,
-                                         const float (&acc)[8][4], bf16 *y)
-{
-    int warp = tile_warp(), lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
-#pragma unroll
-    for (int k = 0; k < 8; k++)
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            uint32_t *at = reinterpret_cast<uint32_t *>(&x[warp * 16 + r * 8 + g][k * 8 + q * 2]);
-            float2 own = floats_of(*at);
-            *at = pair_of(acc[k][2 * r] + direct * own.x, acc[k][2 * r + 1] + direct * own.y);
-        }
-    __syncwarp();
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-        int row = warp * 16 + k * 4 + lane / 8, column = lane % 8 * 8;
-        int64_t t = i * TILE + row;
-        if (t < n.T) *reinterpret_cast<uint4 *>(y + t * n.E + column) = *reinterpret_cast<const uint4 *>(&x[row][column]);
     }
 }
 
