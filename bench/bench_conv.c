@@ -8,9 +8,10 @@
  * means fewer operations than that.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "bench.h"
+#include "tensor/limits.h"
 #include "ceilings.h"
 #include "cpu/cpu.h"
 #ifdef AIM_HAVE_ONEDNN
@@ -192,13 +193,13 @@ static double measure(const struct contender *contenders, struct job *job, int t
     for (int r = -1; r < rounds; r++) {
         if (r >= 0) peaks[r] = ceiling_fma_gflops(threads);
         for (int c = 0; c < CONTENDERS; c++) {
-            double start = bench_seconds();
+            double start = limits_clock();
             if (contenders[c].run && !contenders[c].run(contenders[c].self, job)) exit(1);
-            if (r >= 0) times[c][r] = bench_seconds() - start;
+            if (r >= 0) times[c][r] = limits_clock() - start;
         }
     }
-    for (int c = 0; c < CONTENDERS; c++) seconds[c] = contenders[c].run ? bench_median(times[c], (size_t)rounds) : 0;
-    return bench_median(peaks, (size_t)rounds);
+    for (int c = 0; c < CONTENDERS; c++) seconds[c] = contenders[c].run ? limits_median(times[c], (size_t)rounds) : 0;
+    return limits_median(peaks, (size_t)rounds);
 }
 
 static void print_line(const char *name, double gflop, double peak, const double *seconds)
@@ -245,7 +246,7 @@ static void bench_decoder(struct backend *be, int rounds)
         flops += s->count * gflop;
         job_free(&job);
     }
-    double peak = bench_median(peaks, SHAPES);
+    double peak = limits_median(peaks, SHAPES);
     print_line("decoder", flops, peak, sum);
     printf("multiply-add peak %.0f GFLOP/s (median over the run); %.1f GFLOP nominal\n", peak, flops);
 #ifdef AIM_HAVE_ONEDNN

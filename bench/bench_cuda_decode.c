@@ -10,14 +10,16 @@
  */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "bench.h"
+#include "tensor/limits.h"
 #include "cuda/meter.h"
 #include "model/engine.h"
 #include "model/model.h"
+#include "weights.h"
 
-enum { ROUNDS = 9, MOST_MARKS = 64, MOST_PICTURES = 64, COPY_BYTES = 1 << 29, COPIES = 10 };
+enum { ROUNDS = 9, MOST_MARKS = 64, MOST_PICTURES = 64 };
 
 static const char *const kinds[METER_KINDS] = {"wait for the token", "wait for h", "norm",     "in_proj", "wait for z x B C dt",
                                                "convolution, mixer", "wait for v", "out_proj", "head",    "draw"};
@@ -46,40 +48,9 @@ static aim_status mark(void *user, int64_t tokens)
     struct marks *m = user;
     if (m->count < MOST_MARKS) {
         m->tokens[m->count] = tokens;
-        m->seconds[m->count++] = bench_seconds();
+        m->seconds[m->count++] = limits_clock();
     }
     return AIM_OK;
-}
-
-static void measure_copy(void)
-{
-    struct backend *be = bench.ctx->backend;
-    char *from = be->memory.take(be, COPY_BYTES, MEM_MISC), *to = be->memory.take(be, COPY_BYTES, MEM_MISC), byte;
-    double times[ROUNDS];
-    if (!from || !to) check(AIM_ERR_MEMORY);
-    check(be->memory.zero(be, from, COPY_BYTES));
-    for (int i = 0; i < ROUNDS; i++) {
-        check(be->memory.download(be, &byte, from, 1));
-        double start = bench_seconds();
-        for (int j = 0; j < COPIES; j++) check(be->memory.copy(be, to, from, COPY_BYTES));
-        check(be->memory.download(be, &byte, to, 1));
-        times[i] = (bench_seconds() - start) / COPIES;
-    }
-    bench.copy = 2.0 * COPY_BYTES / bench_median(times, ROUNDS);
-    be->memory.give(be, from, COPY_BYTES);
-    be->memory.give(be, to, COPY_BYTES);
-}
-
-/* Bytes of weights that one token reads. */
-static double weight_bytes(const struct ar *ar)
-{
-    double bytes = (double)tensor_bytes(ar->words->type, 2, ar->words->shape);
-    for (int i = 0; i < ar->config.n_layer; i++) {
-        const struct ar_layer *l = &ar->layers[i];
-        bytes += (double)tensor_bytes(l->in_proj->type, 2, l->in_proj->shape);
-        bytes += (double)tensor_bytes(l->out_proj->type, 2, l->out_proj->shape);
-    }
-    return bytes;
 }
 
 static double paint(struct engine *engine, int64_t pictures, int32_t *codes, struct marks *marks)
@@ -93,9 +64,9 @@ static double paint(struct engine *engine, int64_t pictures, int32_t *codes, str
                              .progress = mark,
                              .user = marks};
     marks->count = 0;
-    double start = bench_seconds();
+    double start = limits_clock();
     check(engine_paint(engine, &job));
-    return bench_seconds() - start;
+    return limits_clock() - start;
 }
 
 /* A painting's parts, from the cycles of every block. */
@@ -140,13 +111,13 @@ static void bench_preset(const char *preset, int pictures)
         for (int j = 1; j < marks.count; j++)
             parts[j][i] = (marks.seconds[j] - marks.seconds[j - 1]) / (double)(marks.tokens[j] - marks.tokens[j - 1]);
     }
-    double token = bench_median(times, ROUNDS) / (double)T, bytes = weight_bytes(model->ar);
+    double token = limits_median(times, ROUNDS) / (double)T, bytes = weight_bytes(model->ar);
     printf("%s, %d picture%s: %.1f ms, %.4f ms a token, weights %.0f GB/s, %.0f%% of copy\n", preset, pictures,
            pictures == 1 ? "" : "s", 1e3 * token * (double)T, 1e3 * token, 1e-9 * bytes / token,
            100 * bytes / token / bench.copy);
     printf("  ms a token up to token");
     for (int j = 1; j < marks.count; j += 3)
-        printf("  %lld: %.4f", (long long)marks.tokens[j], 1e3 * bench_median(parts[j], ROUNDS));
+        printf("  %lld: %.4f", (long long)marks.tokens[j], 1e3 * limits_median(parts[j], ROUNDS));
     printf("\n");
     check(cuda_meter_start(bench.ctx->backend));
     token = paint(engine, pictures, codes, &marks) / (double)T;
@@ -170,7 +141,10 @@ int main(int argc, char **argv)
     }
     if (pictures < 1 || pictures > MOST_PICTURES) return 2;
     check(aim_context_create(&options, &bench.ctx));
-    measure_copy();
+    struct exec ex;
+    exec_init(&ex, bench.ctx);
+    check(limits_copy(&ex, &bench.copy));
+    exec_clear(&ex);
     printf("%s: copy %.2f TB/s; bf16, guidance 4\n", aim_context_device(bench.ctx), 1e-12 * bench.copy);
     for (int i = 0; i < (argc > first ? argc - first : 4); i++)
         bench_preset(argc > first ? argv[first + i] : usual[i], pictures);

@@ -8,35 +8,14 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "bench.h"
+#include "tensor/limits.h"
 #include "cuda/decode_times.h"
 #include "model/engine.h"
 #include "model/model.h"
 
-enum { LARGEST = 256, COPIED = 1 << 30, COPIES = 5 };
+enum { LARGEST = 256 };
 
 static const char *const kind_names[STEP_KINDS] = {"norms", "in_proj", "mixer", "out_proj", "logits", "draw"};
-
-/* Bytes per second that are read and written. */
-static aim_status copy_speed(aim_context *ctx, double *speed)
-{
-    struct backend *be = ctx->backend;
-    char *from = be->memory.take(be, COPIED, MEM_MISC), *to = from ? be->memory.take(be, COPIED, MEM_MISC) : NULL;
-    double times[COPIES];
-    aim_status status = to ? be->memory.zero(be, from, COPIED) : AIM_ERR_MEMORY;
-    for (int i = 0; i < COPIES && status == AIM_OK; i++) {
-        char byte;
-        status = be->memory.download(be, &byte, from, 1); /* waits */
-        double start = bench_seconds();
-        if (status == AIM_OK) status = be->memory.copy(be, to, from, COPIED);
-        if (status == AIM_OK) status = be->memory.download(be, &byte, to, 1);
-        times[i] = bench_seconds() - start;
-    }
-    if (status == AIM_OK) *speed = 2.0 * COPIED / bench_median(times, COPIES);
-    if (to) be->memory.give(be, to, COPIED);
-    if (from) be->memory.give(be, from, COPIED);
-    return status;
-}
 
 /* What a step at position t must read and write by kind: weights, history and the sampler's logits; what passes between
  * kernels stays in the cache. */
@@ -103,9 +82,9 @@ static aim_status batch(const struct ar *ar, int64_t pictures, double speed)
     for (int i = 0; i < LARGEST; i++) labels[i] = i * 37 % ar->config.num_classes;
     aim_status status = codes ? engine_create(ar, 2 * pictures, &engine) : AIM_ERR_MEMORY;
     for (int i = 0; i < 2 && seconds < long_enough && status == AIM_OK; i++) {
-        double start = bench_seconds();
+        double start = limits_clock();
         status = engine_paint(engine, &job);
-        seconds = bench_seconds() - start;
+        seconds = limits_clock() - start;
     }
     if (status == AIM_OK) status = report(engine, pictures, seconds, speed);
     engine_free(engine);
@@ -163,7 +142,10 @@ int main(int argc, char **argv)
         return 0;
     }
     double speed = 0;
-    aim_status status = copy_speed(ctx, &speed);
+    struct exec ex;
+    exec_init(&ex, ctx);
+    aim_status status = limits_copy(&ex, &speed);
+    exec_clear(&ex);
     if (status == AIM_OK) printf("%s, copying %.2f TB/s\n", aim_context_device(ctx), 1e-12 * speed);
     for (int i = 0; i < (argc > 1 ? argc - 1 : 4) && status == AIM_OK; i++)
         status = preset(ctx, argc > 1 ? argv[i + 1] : usual[i], speed);

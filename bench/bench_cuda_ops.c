@@ -8,9 +8,10 @@
  * calls; the last lines of a model add up what one step calls.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "bench.h"
+#include "tensor/limits.h"
 #include "tensor/backend.h"
 #include "tensor/ssd_cache.h"
 
@@ -104,12 +105,12 @@ static void wait(struct bench *b)
         check(b, call);                                                                                                        \
         for (int round_ = 0; round_ < (b)->rounds; round_++) {                                                                 \
             wait(b);                                                                                                           \
-            double start_ = bench_seconds();                                                                                   \
+            double start_ = limits_clock();                                                                                    \
             for (int call_ = 0; call_ < CALLS; call_++) check(b, call);                                                        \
             wait(b);                                                                                                           \
-            times_[round_] = (bench_seconds() - start_) / CALLS;                                                               \
+            times_[round_] = (limits_clock() - start_) / CALLS;                                                                \
         }                                                                                                                      \
-        seconds = bench_median(times_, (size_t)(b)->rounds);                                                                   \
+        seconds = limits_median(times_, (size_t)(b)->rounds);                                                                  \
     } while (0)
 
 /*

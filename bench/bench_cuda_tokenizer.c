@@ -13,9 +13,10 @@
  * same GPU in the same run. Times are medians of rounds.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "bench.h"
+#include "tensor/limits.h"
 #include "model/model.h"
 #include "tensor/tape.h"
 #include "train/vq_step.h"
@@ -81,10 +82,10 @@ static void wait(void)
         watch.operations += count;                                                                                             \
         if (!watch.times) return call;                                                                                         \
         wait();                                                                                                                \
-        double start_ = bench_seconds();                                                                                       \
+        double start_ = limits_clock();                                                                                        \
         aim_status status_ = call;                                                                                             \
         wait();                                                                                                                \
-        watch.seconds[part] += bench_seconds() - start_;                                                                       \
+        watch.seconds[part] += limits_clock() - start_;                                                                        \
         return status_;                                                                                                        \
     } while (0)
 
@@ -228,20 +229,20 @@ static void measure(bool decodes, int64_t n)
     pass(decodes, in, n);
     for (int i = 0; i < bench.rounds; i++) {
         wait();
-        double start = bench_seconds();
+        double start = limits_clock();
         pass(decodes, in, n);
         wait();
-        times[i] = bench_seconds() - start;
+        times[i] = limits_clock() - start;
     }
-    double time = bench_median(times, (size_t)bench.rounds);
+    double time = limits_median(times, (size_t)bench.rounds);
     printf("%-8s %-5s %5lld %10.3f %10.1f %7.0f%%\n", decodes ? "decode" : "encode", bench.ctx->backend->bf16 ? "bf16" : "f32",
            (long long)n, 1e3 * time / (double)n, 1e-12 * operations / time, 100 * operations / time / bench.peak);
     if (decodes) {
         watch_start(true);
-        double start = bench_seconds();
+        double start = limits_clock();
         pass(decodes, in, n);
         wait();
-        show_parts(bench_seconds() - start);
+        show_parts(limits_clock() - start);
         watch_stop();
     }
     tensor_drop(in);
@@ -301,12 +302,12 @@ static void measure_work(const struct training *t, const char *what, void (*work
     work(t);
     for (int i = 0; i < bench.rounds; i++) {
         wait();
-        double start = bench_seconds();
+        double start = limits_clock();
         work(t);
         wait();
-        times[i] = bench_seconds() - start;
+        times[i] = limits_clock() - start;
     }
-    double time = bench_median(times, (size_t)bench.rounds);
+    double time = limits_median(times, (size_t)bench.rounds);
     printf("training %-7s %3.0f %-40s %9.2f ms %9.1f pictures/s\n", t->name, n, what, 1e3 * time, n / time);
     fflush(stdout);
 }
@@ -328,10 +329,10 @@ static void measure_network(const char *name, const struct vq_config *config, co
     measure_work(&t, "forward", forward);
     measure_work(&t, "forward and backward", autoencoder);
     watch_start(true);
-    double start = bench_seconds();
+    double start = limits_clock();
     autoencoder(&t);
     wait();
-    show_parts(bench_seconds() - start);
+    show_parts(limits_clock() - start);
     watch_stop();
     measure_work(&t, "both halves with PatchGAN", both_halves);
     t.loss.options.adaptive = true;
@@ -425,12 +426,12 @@ static double time_kind(const struct work *k, enum kind kind)
     check(run_kind(k, kind));
     for (int i = 0; i < bench.rounds; i++) {
         wait();
-        double start = bench_seconds();
+        double start = limits_clock();
         for (int call = 0; call < CALLS; call++) check(run_kind(k, kind));
         wait();
-        times[i] = (bench_seconds() - start) / CALLS;
+        times[i] = (limits_clock() - start) / CALLS;
     }
-    return bench_median(times, (size_t)bench.rounds);
+    return limits_median(times, (size_t)bench.rounds);
 }
 
 /* What a call must read and write, in maps of x and of y. */
@@ -531,37 +532,14 @@ static void measure_peak(void)
     check(be->op.linear(be, x, w, NULL, y));
     for (int i = 0; i < bench.rounds; i++) {
         wait();
-        double start = bench_seconds();
+        double start = limits_clock();
         for (int call = 0; call < CALLS; call++) check(be->op.linear(be, x, w, NULL, y));
         wait();
-        times[i] = (bench_seconds() - start) / CALLS;
+        times[i] = (limits_clock() - start) / CALLS;
     }
-    bench.peak = 2.0 * ROWS * (double)ROWS * ROWS / bench_median(times, (size_t)bench.rounds);
+    bench.peak = 2.0 * ROWS * (double)ROWS * ROWS / limits_median(times, (size_t)bench.rounds);
     struct tensor *done[] = {f, x, w, y};
     for (size_t i = 0; i < sizeof done / sizeof done[0]; i++) tensor_drop(done[i]);
-    exec_clear(ex);
-}
-
-/* The rate of a copy of 1 GiB. */
-static void measure_copy(void)
-{
-    enum { BYTES = 1 << 30 };
-    struct exec *ex = &bench.ex;
-    struct backend *be = bench.ctx->backend;
-    double times[MOST_ROUNDS];
-    struct tensor *from = tensor_new(ex, T_F32, SHAPE(BYTES / 4)), *to = tensor_new(ex, T_F32, SHAPE(BYTES / 4));
-    check(ex->status);
-    check(tensor_zero(ex, from));
-    for (int i = 0; i < bench.rounds; i++) {
-        wait();
-        double start = bench_seconds();
-        check(be->memory.copy(be, to->data, from->data, BYTES));
-        wait();
-        times[i] = bench_seconds() - start;
-    }
-    bench.copy = 2.0 * BYTES / bench_median(times, (size_t)bench.rounds);
-    tensor_drop(from);
-    tensor_drop(to);
     exec_clear(ex);
 }
 
@@ -593,7 +571,8 @@ int main(int argc, char **argv)
     exec_init(&bench.ex, bench.ctx);
     fill_pixels();
     measure_peak();
-    measure_copy();
+    check(limits_copy(&bench.ex, &bench.copy));
+    exec_clear(&bench.ex);
     printf("256x256, %s; random weights; bf16 product %.0f TFLOP/s, copy %.2f TB/s\n\n", aim_context_device(bench.ctx),
            1e-12 * bench.peak, 1e-12 * bench.copy);
     bench.ctx->backend->bf16 = true;

@@ -7,10 +7,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "bench.h"
+#include "tensor/limits.h"
 #include "ceilings.h"
 #include "model/engine.h"
 #include "model/model.h"
+#include "weights.h"
 
 /*
  * Steps are timed at every STRIDE-th position, from the first to the last, since the history a step reads grows on the
@@ -32,18 +33,6 @@ struct candidate {
     int32_t *tokens; /* (streams) */
     double times[MAX_STEPS], reads[MAX_STEPS], shares[MAX_STEPS], all[MAX_STEPS], ratios[MAX_STEPS];
 };
-
-/* Bytes of weights that one step streams. */
-static double weight_bytes(const struct ar *ar)
-{
-    double bytes = (double)tensor_bytes(ar->words->type, 2, ar->words->shape);
-    for (int i = 0; i < ar->config.n_layer; i++) {
-        const struct ar_layer *l = &ar->layers[i];
-        bytes += (double)tensor_bytes(l->in_proj->type, 2, l->in_proj->shape);
-        bytes += (double)tensor_bytes(l->out_proj->type, 2, l->out_proj->shape);
-    }
-    return bytes;
-}
 
 /* Bytes of past tokens (u and B of every layer and stream) that the step at position t reads. */
 static double history_bytes(const struct ar_config *c, int64_t streams, int64_t t)
@@ -77,10 +66,10 @@ static aim_status time_group(struct candidate *c, int pictures, int n)
     for (int i = n; i < n + GROUP; i++) {
         int64_t t = 1 + (int64_t)i * STRIDE;
         for (int64_t r = 0; r < streams; r++) c->tokens[r] = (int32_t)((t * 7919 + r) % config->vocab_size);
-        double from = bench_seconds();
+        double from = limits_clock();
         TRY(engine_step(c->engine, c->tokens, t));
         TRY(engine_sample(c->engine, &how, pictures, uniform, c->tokens));
-        c->times[i] = bench_seconds() - from;
+        c->times[i] = limits_clock() - from;
     }
     double read = 0.5 * (before + ceiling_read_gbs(c->ar->ctx->threads));
     for (int i = n; i < n + GROUP; i++) {
@@ -110,10 +99,11 @@ static aim_status run(struct candidate *all, const char *preset, int pictures)
     aim_status status = time_all(all, pictures, &n);
     for (int k = 0; k < TYPES && status == AIM_OK; k++) {
         struct candidate *c = &all[k];
-        double bytes = weight_bytes(c->ar), step = bench_median(c->times, (size_t)n), read = bench_median(c->reads, (size_t)n);
+        double bytes = weight_bytes(c->ar), step = limits_median(c->times, (size_t)n),
+               read = limits_median(c->reads, (size_t)n);
         printf("%-7s %-5s %6d %10.2f %11.1f %8.2f %10.1f %9.1f %8.0f%% %8.0f%%\n", preset, types[k].name, pictures, 1e3 * step,
-               pictures / step, bench_median(c->ratios, (size_t)n), bytes / step * 1e-9, read,
-               bench_median(c->shares, (size_t)n), bench_median(c->all, (size_t)n));
+               pictures / step, limits_median(c->ratios, (size_t)n), bytes / step * 1e-9, read,
+               limits_median(c->shares, (size_t)n), limits_median(c->all, (size_t)n));
         fflush(stdout);
     }
     for (int k = 0; k < TYPES; k++) stop(&all[k]);

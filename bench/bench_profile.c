@@ -11,9 +11,9 @@
  * is what the watched step took beyond its ops: what the host was late with, and the events themselves.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "bench.h"
 #include "tensor/limits.h"
 #include "tensor/profile.h"
 #include "train/ar_trainer.h"
@@ -131,11 +131,11 @@ static aim_status measure(struct work *w, const char *name)
     const struct device_memory *memory = &bench.ctx->backend->memory;
     double times[MOST_STEPS];
     for (int i = bench.host ? -1 : -WARM; i < bench.steps; i++) {
-        double start = bench_seconds();
+        double start = limits_clock();
         TRY(w->take(w)); /* ends with the host's look at the losses */
-        if (i >= 0) times[i] = bench_seconds() - start;
+        if (i >= 0) times[i] = limits_clock() - start;
     }
-    double seconds = bench_median(times, (size_t)bench.steps);
+    double seconds = limits_median(times, (size_t)bench.steps);
     printf("%s, %s: %.2f ms a step, %.1f %s/s", name, bench.ctx->backend->bf16 ? "bf16" : "f32", 1e3 * seconds,
            w->units / seconds, w->unit);
     if (w->operations > 0)

@@ -5,7 +5,7 @@
  */
 #include <stdio.h>
 
-#include "bench.h"
+#include "tensor/limits.h"
 #include "ceilings.h"
 #include "model/model.h"
 
@@ -56,12 +56,12 @@ static aim_status measure(aim_model *model, bool decodes, float *pixels, int64_t
     be->op = counter.real;
     for (int i = 0; i < RUNS && status == AIM_OK; i++) {
         peaks[i] = ceiling_fma_gflops(model->ctx->threads);
-        double start = bench_seconds();
+        double start = limits_clock();
         status = pass(model, decodes, pixels, codes);
-        times[i] = bench_seconds() - start;
+        times[i] = limits_clock() - start;
     }
     if (status != AIM_OK) return status;
-    double time = bench_median(times, RUNS), peak = bench_median(peaks, RUNS), rate = counter.operations / time * 1e-9;
+    double time = limits_median(times, RUNS), peak = limits_median(peaks, RUNS), rate = counter.operations / time * 1e-9;
     printf("%-7s %9.1f %11.1f %11.1f %11.1f %7.0f%%\n", decodes ? "decode" : "encode", 1e3 * time, counter.operations * 1e-9,
            rate, peak, 100 * rate / peak);
     return AIM_OK;

@@ -14,9 +14,10 @@
  * bench_train [stage2|stage1|all] [runs]
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "bench.h"
+#include "tensor/limits.h"
 #include "ceilings.h"
 #include "model/model.h"
 #include "tensor/ssd_cache.h"
@@ -252,12 +253,12 @@ static aim_status measure(aim_context *ctx, const struct step *s, int runs)
     ctx->backend->op = counter.real;
     for (int i = 0; i < runs && status == AIM_OK; i++) {
         peaks[i] = s->ceiling(ctx->threads, s->bf16);
-        double start = bench_seconds();
+        double start = limits_clock();
         status = s->run(s->work);
-        times[i] = bench_seconds() - start;
+        times[i] = limits_clock() - start;
     }
     if (status != AIM_OK) return status;
-    double time = bench_median(times, (size_t)runs), peak = bench_median(peaks, (size_t)runs);
+    double time = limits_median(times, (size_t)runs), peak = limits_median(peaks, (size_t)runs);
     double rate = 1e-9 * counter.operations / time;
     printf("%-24s %8.1f %9.2f %-10s %8.1f %9.1f %9.1f %6.0f%%\n", s->name, 1e3 * time, s->units / time, s->unit,
            1e-9 * counter.operations, rate, peak, 100 * rate / peak);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench.h"
+#include "tensor/limits.h"
 
 enum { PASSES = 5, FMA_ROUNDS = 4000000 };
 
@@ -72,13 +72,13 @@ double ceiling_fma_gflops(int threads)
 #endif
     double rates[PASSES], total = 0;
     for (int p = 0; p < PASSES; p++) {
-        double start = bench_seconds();
+        double start = limits_clock();
 #pragma omp parallel num_threads(threads) reduction(+ : total)
         total += run(FMA_ROUNDS / PASSES);
-        rates[p] = 2e-9 * FMA_ROUNDS / PASSES * CHAINS * lanes * threads / (bench_seconds() - start);
+        rates[p] = 2e-9 * FMA_ROUNDS / PASSES * CHAINS * lanes * threads / (limits_clock() - start);
     }
     sink = total;
-    return bench_median(rates, PASSES);
+    return limits_median(rates, PASSES);
 }
 
 double ceiling_read_gbs(int threads)
@@ -95,12 +95,12 @@ double ceiling_read_gbs(int threads)
 #pragma omp parallel num_threads(threads)
     memset(block + omp_get_thread_num() * share, 0, (size_t)share * sizeof(float));
     for (int p = 0; p < PASSES; p++) {
-        double start = bench_seconds();
+        double start = limits_clock();
 #pragma omp parallel num_threads(threads) reduction(+ : total)
         total += run(block + omp_get_thread_num() * share, share);
-        rates[p] = 1e-9 * (double)(share * threads) * sizeof(float) / (bench_seconds() - start);
+        rates[p] = 1e-9 * (double)(share * threads) * sizeof(float) / (limits_clock() - start);
     }
     sink = total;
     free(block);
-    return bench_median(rates, PASSES);
+    return limits_median(rates, PASSES);
 }

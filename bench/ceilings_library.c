@@ -1,6 +1,7 @@
+#include <stdlib.h>
 #include <string.h>
 
-#include "bench.h"
+#include "tensor/limits.h"
 #include "ceilings.h"
 
 #ifdef AIM_HAVE_ONEDNN
@@ -101,11 +102,11 @@ static double measure(int threads, bool (*make)(struct work *w, bool bf16), bool
                  (!biased || add_memory(&w, DNNL_ARG_BIAS, dnnl_query_weights_md, 1)) &&
                  add_memory(&w, DNNL_ARG_DST, dnnl_query_dst_md, 0) && run(&w);
     for (int p = 0; ready && p < PASSES; p++) {
-        double start = bench_seconds();
+        double start = limits_clock();
         ready = run(&w);
-        rates[p] = 1e-9 * operations / (bench_seconds() - start);
+        rates[p] = 1e-9 * operations / (limits_clock() - start);
     }
-    if (ready) rate = bench_median(rates, PASSES);
+    if (ready) rate = limits_median(rates, PASSES);
     work_free(&w);
     omp_set_num_threads(before);
     return rate;

@@ -23,7 +23,7 @@ static int compare(const void *a, const void *b)
 double limits_median(double *values, size_t n)
 {
     qsort(values, n, sizeof *values, compare);
-    return values[n / 2];
+    return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
 }
 
 /* A download waits for all that was asked for before it. */

@@ -7,7 +7,7 @@
 /* Seconds of a clock that only goes forward. */
 double limits_clock(void);
 
-/* The middle one of n values, which are sorted. */
+/* The median of n values, which are sorted. */
 double limits_median(double *values, size_t n);
 
 /* Bytes read and written per second by copies too large for any cache. */
