@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "tensor/limits.h"
 #include "ceilings.h"
 #include "cpu/cpu.h"
@@ -193,9 +194,9 @@ static double measure(const struct contender *contenders, struct job *job, int t
     for (int r = -1; r < rounds; r++) {
         if (r >= 0) peaks[r] = ceiling_fma_gflops(threads);
         for (int c = 0; c < CONTENDERS; c++) {
-            double start = limits_clock();
+            double start = clock_seconds();
             if (contenders[c].run && !contenders[c].run(contenders[c].self, job)) exit(1);
-            if (r >= 0) times[c][r] = limits_clock() - start;
+            if (r >= 0) times[c][r] = clock_seconds() - start;
         }
     }
     for (int c = 0; c < CONTENDERS; c++) seconds[c] = contenders[c].run ? limits_median(times[c], (size_t)rounds) : 0;

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "tensor/limits.h"
 #include "cuda/meter.h"
 #include "model/engine.h"
@@ -48,7 +49,7 @@ static aim_status mark(void *user, int64_t tokens)
     struct marks *m = user;
     if (m->count < MOST_MARKS) {
         m->tokens[m->count] = tokens;
-        m->seconds[m->count++] = limits_clock();
+        m->seconds[m->count++] = clock_seconds();
     }
     return AIM_OK;
 }
@@ -64,9 +65,9 @@ static double paint(struct engine *engine, int64_t pictures, int32_t *codes, str
                              .progress = mark,
                              .user = marks};
     marks->count = 0;
-    double start = limits_clock();
+    double start = clock_seconds();
     check(engine_paint(engine, &job));
-    return limits_clock() - start;
+    return clock_seconds() - start;
 }
 
 /* A painting's parts, from the cycles of every block. */

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "tensor/limits.h"
 #include "tensor/backend.h"
 #include "tensor/ssd_cache.h"
@@ -105,10 +106,10 @@ static void wait(struct bench *b)
         check(b, call);                                                                                                        \
         for (int round_ = 0; round_ < (b)->rounds; round_++) {                                                                 \
             wait(b);                                                                                                           \
-            double start_ = limits_clock();                                                                                    \
+            double start_ = clock_seconds();                                                                                   \
             for (int call_ = 0; call_ < CALLS; call_++) check(b, call);                                                        \
             wait(b);                                                                                                           \
-            times_[round_] = (limits_clock() - start_) / CALLS;                                                                \
+            times_[round_] = (clock_seconds() - start_) / CALLS;                                                               \
         }                                                                                                                      \
         seconds = limits_median(times_, (size_t)(b)->rounds);                                                                  \
     } while (0)

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "tensor/limits.h"
 #include "model/model.h"
 #include "tensor/tape.h"
@@ -82,10 +83,10 @@ static void wait(void)
         watch.operations += count;                                                                                             \
         if (!watch.times) return call;                                                                                         \
         wait();                                                                                                                \
-        double start_ = limits_clock();                                                                                        \
+        double start_ = clock_seconds();                                                                                       \
         aim_status status_ = call;                                                                                             \
         wait();                                                                                                                \
-        watch.seconds[part] += limits_clock() - start_;                                                                        \
+        watch.seconds[part] += clock_seconds() - start_;                                                                       \
         return status_;                                                                                                        \
     } while (0)
 
@@ -229,20 +230,20 @@ static void measure(bool decodes, int64_t n)
     pass(decodes, in, n);
     for (int i = 0; i < bench.rounds; i++) {
         wait();
-        double start = limits_clock();
+        double start = clock_seconds();
         pass(decodes, in, n);
         wait();
-        times[i] = limits_clock() - start;
+        times[i] = clock_seconds() - start;
     }
     double time = limits_median(times, (size_t)bench.rounds);
     printf("%-8s %-5s %5lld %10.3f %10.1f %7.0f%%\n", decodes ? "decode" : "encode", bench.ctx->backend->bf16 ? "bf16" : "f32",
            (long long)n, 1e3 * time / (double)n, 1e-12 * operations / time, 100 * operations / time / bench.peak);
     if (decodes) {
         watch_start(true);
-        double start = limits_clock();
+        double start = clock_seconds();
         pass(decodes, in, n);
         wait();
-        show_parts(limits_clock() - start);
+        show_parts(clock_seconds() - start);
         watch_stop();
     }
     tensor_drop(in);
@@ -302,10 +303,10 @@ static void measure_work(const struct training *t, const char *what, void (*work
     work(t);
     for (int i = 0; i < bench.rounds; i++) {
         wait();
-        double start = limits_clock();
+        double start = clock_seconds();
         work(t);
         wait();
-        times[i] = limits_clock() - start;
+        times[i] = clock_seconds() - start;
     }
     double time = limits_median(times, (size_t)bench.rounds);
     printf("training %-7s %3.0f %-40s %9.2f ms %9.1f pictures/s\n", t->name, n, what, 1e3 * time, n / time);
@@ -329,10 +330,10 @@ static void measure_network(const char *name, const struct vq_config *config, co
     measure_work(&t, "forward", forward);
     measure_work(&t, "forward and backward", autoencoder);
     watch_start(true);
-    double start = limits_clock();
+    double start = clock_seconds();
     autoencoder(&t);
     wait();
-    show_parts(limits_clock() - start);
+    show_parts(clock_seconds() - start);
     watch_stop();
     measure_work(&t, "both halves with PatchGAN", both_halves);
     t.loss.options.adaptive = true;
@@ -426,10 +427,10 @@ static double time_kind(const struct work *k, enum kind kind)
     check(run_kind(k, kind));
     for (int i = 0; i < bench.rounds; i++) {
         wait();
-        double start = limits_clock();
+        double start = clock_seconds();
         for (int call = 0; call < CALLS; call++) check(run_kind(k, kind));
         wait();
-        times[i] = (limits_clock() - start) / CALLS;
+        times[i] = (clock_seconds() - start) / CALLS;
     }
     return limits_median(times, (size_t)bench.rounds);
 }
@@ -532,10 +533,10 @@ static void measure_peak(void)
     check(be->op.linear(be, x, w, NULL, y));
     for (int i = 0; i < bench.rounds; i++) {
         wait();
-        double start = limits_clock();
+        double start = clock_seconds();
         for (int call = 0; call < CALLS; call++) check(be->op.linear(be, x, w, NULL, y));
         wait();
-        times[i] = (limits_clock() - start) / CALLS;
+        times[i] = (clock_seconds() - start) / CALLS;
     }
     bench.peak = 2.0 * ROWS * (double)ROWS * ROWS / limits_median(times, (size_t)bench.rounds);
     struct tensor *done[] = {f, x, w, y};

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "tensor/limits.h"
 #include "ceilings.h"
 #include "model/engine.h"
@@ -66,10 +67,10 @@ static aim_status time_group(struct candidate *c, int pictures, int n)
     for (int i = n; i < n + GROUP; i++) {
         int64_t t = 1 + (int64_t)i * STRIDE;
         for (int64_t r = 0; r < streams; r++) c->tokens[r] = (int32_t)((t * 7919 + r) % config->vocab_size);
-        double from = limits_clock();
+        double from = clock_seconds();
         TRY(engine_step(c->engine, c->tokens, t));
         TRY(engine_sample(c->engine, &how, pictures, uniform, c->tokens));
-        c->times[i] = limits_clock() - from;
+        c->times[i] = clock_seconds() - from;
     }
     double read = 0.5 * (before + ceiling_read_gbs(c->ar->ctx->threads));
     for (int i = n; i < n + GROUP; i++) {

@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 
+#include "base/clock.h"
 #include "tensor/limits.h"
 #include "ceilings.h"
 #include "model/model.h"
@@ -56,9 +57,9 @@ static aim_status measure(aim_model *model, bool decodes, float *pixels, int64_t
     be->op = counter.real;
     for (int i = 0; i < RUNS && status == AIM_OK; i++) {
         peaks[i] = ceiling_fma_gflops(model->ctx->threads);
-        double start = limits_clock();
+        double start = clock_seconds();
         status = pass(model, decodes, pixels, codes);
-        times[i] = limits_clock() - start;
+        times[i] = clock_seconds() - start;
     }
     if (status != AIM_OK) return status;
     double time = limits_median(times, RUNS), peak = limits_median(peaks, RUNS), rate = counter.operations / time * 1e-9;

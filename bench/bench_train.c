@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "tensor/limits.h"
 #include "ceilings.h"
 #include "model/model.h"
@@ -253,9 +254,9 @@ static aim_status measure(aim_context *ctx, const struct step *s, int runs)
     ctx->backend->op = counter.real;
     for (int i = 0; i < runs && status == AIM_OK; i++) {
         peaks[i] = s->ceiling(ctx->threads, s->bf16);
-        double start = limits_clock();
+        double start = clock_seconds();
         status = s->run(s->work);
-        times[i] = limits_clock() - start;
+        times[i] = clock_seconds() - start;
     }
     if (status != AIM_OK) return status;
     double time = limits_median(times, (size_t)runs), peak = limits_median(peaks, (size_t)runs);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "tensor/limits.h"
 
 enum { PASSES = 5, FMA_ROUNDS = 4000000 };
@@ -72,10 +73,10 @@ double ceiling_fma_gflops(int threads)
 #endif
     double rates[PASSES], total = 0;
     for (int p = 0; p < PASSES; p++) {
-        double start = limits_clock();
+        double start = clock_seconds();
 #pragma omp parallel num_threads(threads) reduction(+ : total)
         total += run(FMA_ROUNDS / PASSES);
-        rates[p] = 2e-9 * FMA_ROUNDS / PASSES * CHAINS * lanes * threads / (limits_clock() - start);
+        rates[p] = 2e-9 * FMA_ROUNDS / PASSES * CHAINS * lanes * threads / (clock_seconds() - start);
     }
     sink = total;
     return limits_median(rates, PASSES);
@@ -95,10 +96,10 @@ double ceiling_read_gbs(int threads)
 #pragma omp parallel num_threads(threads)
     memset(block + omp_get_thread_num() * share, 0, (size_t)share * sizeof(float));
     for (int p = 0; p < PASSES; p++) {
-        double start = limits_clock();
+        double start = clock_seconds();
 #pragma omp parallel num_threads(threads) reduction(+ : total)
         total += run(block + omp_get_thread_num() * share, share);
-        rates[p] = 1e-9 * (double)(share * threads) * sizeof(float) / (limits_clock() - start);
+        rates[p] = 1e-9 * (double)(share * threads) * sizeof(float) / (clock_seconds() - start);
     }
     sink = total;
     free(block);

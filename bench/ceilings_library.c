@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "tensor/limits.h"
 #include "ceilings.h"
 
@@ -102,9 +103,9 @@ static double measure(int threads, bool (*make)(struct work *w, bool bf16), bool
                  (!biased || add_memory(&w, DNNL_ARG_BIAS, dnnl_query_weights_md, 1)) &&
                  add_memory(&w, DNNL_ARG_DST, dnnl_query_dst_md, 0) && run(&w);
     for (int p = 0; ready && p < PASSES; p++) {
-        double start = limits_clock();
+        double start = clock_seconds();
         ready = run(&w);
-        rates[p] = 1e-9 * operations / (limits_clock() - start);
+        rates[p] = 1e-9 * operations / (clock_seconds() - start);
     }
     if (ready) rate = limits_median(rates, PASSES);
     work_free(&w);

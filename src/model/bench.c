@@ -1,4 +1,5 @@
 /* How fast this machine paints, beside what it could do at most. */
+#include "base/clock.h"
 #include "model/engine.h"
 #include "model/model.h"
 #include "tensor/limits.h"
@@ -40,10 +41,10 @@ static aim_status paint(const struct painting *p, bool decodes, double *seconds)
     aim_generate_options o = aim_generate_defaults();
     o.batch = p->batch;
     o.codes_only = !decodes;
-    double start = limits_clock();
+    double start = clock_seconds();
     int count = decodes ? p->count : p->batch;
     aim_status status = aim_generate(p->model, p->labels, count, &o, NULL, decodes ? p->images : NULL);
-    *seconds = (limits_clock() - start) * p->batch / count;
+    *seconds = (clock_seconds() - start) * p->batch / count;
     for (int i = 0; i < p->count; i++) aim_image_free(&p->images[i]);
     return status;
 }

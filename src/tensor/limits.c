@@ -1,18 +1,11 @@
 #include "tensor/limits.h"
 
 #include <stdlib.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "tensor/ops.h"
 
 enum { REPEATS = 5 };
-
-double limits_clock(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int compare(const void *a, const void *b)
 {
@@ -45,10 +38,10 @@ aim_status limits_copy(struct exec *ex, double *bytes_per_second)
     for (int i = 0; i < REPEATS && made && status == AIM_OK; i++) {
         enum { COPIES = 4 };
         status = wait_for(ex, b);
-        double start = limits_clock();
+        double start = clock_seconds();
         for (int k = 0; k < COPIES && status == AIM_OK; k++) status = tensor_copy(ex, b, a);
         if (status == AIM_OK) status = wait_for(ex, b);
-        times[i] = (limits_clock() - start) / COPIES;
+        times[i] = (clock_seconds() - start) / COPIES;
     }
     tensor_drop(a);
     tensor_drop(b);
@@ -84,10 +77,10 @@ static aim_status time_product(struct exec *ex, const struct tensor *x, const st
     double times[REPEATS];
     for (int i = -1; i < REPEATS; i++) {
         TRY(wait_for(ex, w));
-        double start = limits_clock();
+        double start = clock_seconds();
         for (int k = 0; k < PRODUCTS; k++) TRY(multiply(ex->backend, x, w, y));
         TRY(wait_for(ex, y));
-        if (i >= 0) times[i] = (limits_clock() - start) / PRODUCTS;
+        if (i >= 0) times[i] = (clock_seconds() - start) / PRODUCTS;
     }
     *seconds = limits_median(times, REPEATS);
     return AIM_OK;

@@ -4,9 +4,6 @@
 
 #include "tensor/backend.h"
 
-/* Seconds of a clock that only goes forward. */
-double limits_clock(void);
-
 /* The median of n values, which are sorted. */
 double limits_median(double *values, size_t n);
 

@@ -2,8 +2,8 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "tensor/ssd_cache.h"
 
 /* What calls are counted to: every op, and the transfers. */
@@ -40,13 +40,6 @@ struct recorder {
     double start;
     aim_status status; /* of the recorder itself */
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static bool same_shape(const struct tensor *a, const struct tensor *b)
 {
@@ -114,7 +107,7 @@ static int64_t before(struct backend *be, enum entry entry, const struct tensor 
     if (be->clock.mark)
         r->status = be->clock.mark(be, 2 * (r->count - 1));
     else
-        call->seconds = -now();
+        call->seconds = -clock_seconds();
     return r->count - 1;
 }
 
@@ -126,7 +119,7 @@ static aim_status after(struct backend *be, int64_t call, aim_status status)
     if (be->clock.mark)
         r->status = be->clock.mark(be, 2 * call + 1);
     else
-        r->calls[call].seconds += now();
+        r->calls[call].seconds += clock_seconds();
     return status;
 }
 
@@ -188,7 +181,7 @@ aim_status profile_start(struct backend *be, struct profile **out)
     be->memory.download = profile_download;
     be->memory.copy = profile_copy;
     be->memory.zero = profile_zero;
-    r->start = now();
+    r->start = clock_seconds();
     return AIM_OK;
 }
 
@@ -206,7 +199,7 @@ static aim_status add_up(struct recorder *r)
     bool marked = be->clock.mark != NULL;
     double last;
     if (marked && r->count > 0) TRY(be->clock.between(be, 2 * r->count - 2, 2 * r->count - 1, &last));
-    p->seconds = now() - r->start;
+    p->seconds = clock_seconds() - r->start;
     for (int64_t i = 0; i < r->count; i++) {
         struct call *call = &r->calls[i];
         if (marked) TRY(be->clock.between(be, 2 * i, 2 * i + 1, &call->seconds));

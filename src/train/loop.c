@@ -2,7 +2,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <time.h>
 
 #include "tensor/plan.h"
 
@@ -147,13 +146,6 @@ static aim_status after_step(struct loop *l)
 }
 
 /* -------------------------------------------------------------------------------------------------- the loop */
-
-double loop_seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static aim_status tell_progress(const struct loop *l)
 {

@@ -64,9 +64,6 @@ aim_status loop_run(struct loop *l);
 
 void loop_close(struct loop *l);
 
-/* A clock in seconds. */
-double loop_seconds(void);
-
 /*
  * Has `step` take one step on a backend that only counts, in place of the context's, and tells the bytes that took, added to
  * report->total (zero, or what the plan does not see), and activations: what parameters, gradients and optimizer, which

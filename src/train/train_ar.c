@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "model/vq.h"
 #include "train/ar_trainer.h"
 #include "train/loop.h"
@@ -200,14 +201,14 @@ static aim_status take_step(void *trainer)
 {
     struct training *x = trainer;
     struct ar_trainer *t = &x->t;
-    double start = loop_seconds();
+    double start = clock_seconds();
     int64_t step = x->loop.step + 1;
     TRY(ar_trainer_step(t, step - 1, &x->did));
     x->loop.loss = x->did.loss;
     const struct run_value values[] = {{"loss", x->did.loss},
                                        {"lr", x->did.lr},
                                        {"grad_norm", x->did.norm},
-                                       {"seconds", loop_seconds() - start},
+                                       {"seconds", clock_seconds() - start},
                                        {"skipped", (double)t->optimizer.skipped}};
     size_t count = sizeof values / sizeof values[0];
     TRY(run_log(&x->loop.run, step, values, t->optimizer.skipped ? count : count - 1));

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "train/loop.h"
 #include "train/vq_quality.h"
 
@@ -247,11 +248,11 @@ static aim_status take_step(void *trainer)
 {
     struct training *x = trainer;
     struct vq_trainer *t = &x->t;
-    double start = loop_seconds();
+    double start = clock_seconds();
     int64_t step = x->loop.step + 1;
     TRY(vq_trainer_step(t, step - 1, &x->did));
     x->loop.loss = x->did.values.loss;
-    TRY(log_step(x, step, loop_seconds() - start));
+    TRY(log_step(x, step, clock_seconds() - start));
     return guard_step(t->ctx, &t->guard, step, x->did.values.loss - x->did.values.adversarial, x->did.norm);
 }
 
