@@ -137,19 +137,6 @@ static __device__ inline float square4(float4 s)
     return s.x * s.x + s.y * s.y + s.z * s.z + s.w * s.w;
 }
 
-/* --------------------------------------------------------------------------------------------------------- sample */
-
-/* The token of one picture at position t, by one block. */
-static __device__ inline void sample_picture(const struct decode_view &a, int picture, int t, struct sample_shared *s)
-{
-    const float *logits = a.logits + (int64_t)picture * a.V;
-    const float *uncond = a.R == 2 * a.pictures ? logits + (int64_t)a.pictures * a.V : NULL;
-    int64_t at = (int64_t)t * a.pictures + picture;
-    int token = sample_row(s, logits, uncond, a.V, a.filter, a.uniform[at], a.probabilities + (int64_t)picture * a.V);
-    if (threadIdx.x == 0) a.tokens[at] = token;
-    __syncthreads();
-}
-
 /* ------------------------------------------------------------------------------------------------- ways to run it */
 
 /* A product y (M,N) = x (M,K) wᵀ of cuBLASLt, x and w of one type, y float32. */
