@@ -144,18 +144,16 @@ static __global__ void __launch_bounds__(THREADS) score_gradients(struct entropy
 {
     __shared__ float top_room[WARP];
     __shared__ double room[WARP];
-    float *row = k.scores + blockIdx.x * k.V, sum = 0;
+    float *row = k.scores + blockIdx.x * k.V, sum = 0, q_top = -INFINITY;
     const struct level level = row_level(row, k.V, k.scale, top_room, room);
+    for (int64_t j = threadIdx.x; j < k.V; j += THREADS)
+        if (row[j] == level.top) q_top = fmaxf(q_top, k.q[j]);
+    q_top = block_max(q_top, top_room);
     const float up = weight * dloss[0] * k.scale / (float)k.M;
-    for (int64_t j = threadIdx.x; j < k.V; j += THREADS) {
-        float ln = level.ln(row[j]);
-        sum += expf(ln) * (k.q[j] - ln);
-    }
-    float mean = (float)block_sum_double((double)sum, room); /* Σ p q + h */
-    for (int64_t j = threadIdx.x; j < k.V; j += THREADS) {
-        float ln = level.ln(row[j]);
-        row[j] = up * expf(ln) * (k.q[j] - ln - mean);
-    }
+    auto bracket = [&](int64_t j) { return (k.q[j] - q_top) - k.scale * (row[j] - level.top); };
+    for (int64_t j = threadIdx.x; j < k.V; j += THREADS) sum += expf(level.ln(row[j])) * bracket(j);
+    const float mean = (float)block_sum_double((double)sum, room);
+    for (int64_t j = threadIdx.x; j < k.V; j += THREADS) row[j] = up * expf(level.ln(row[j])) * (bracket(j) - mean);
 }
 
 aim_status cuda_code_entropy_backward(struct backend *be, const struct tensor *z, const struct tensor *e, float temperature,

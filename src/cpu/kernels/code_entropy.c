@@ -7,6 +7,9 @@
  *     ds_mj = (weight dloss / M) p_mj (q_j - Σ_k p_mk q_k - ln p_mj - h_m);  dz = 2 ds e / temperature;  de = 2 dsᵀ z /
  * temperature
  *
+ * The bracket is worked out as b_mj - Σ_k p_mk b_mk with b_mj = (q_j - q_t) - (s_mj - s_mt), t the row's most probable code:
+ * where a row is sure, both of its terms are small, and nothing is lost in their difference.
+ *
  * Rows are cut into a number of parts that follows from their count alone, and the parts' sums added up in order, so that
  * threads change nothing.
  */
@@ -59,7 +62,8 @@ static aim_status entropy_start(struct backend *be, const struct tensor *z, cons
 /* What the rows' softmax needs besides the scores: ln p = scale (s - top) - log_sum. Scores differ from the largest one exactly
  * where it matters; scaled ones, and top and log_sum together, would be rounded to 1e-5 when the scale is 200. */
 struct row {
-    float *s; /* scores without the scale, (V) */
+    float *s;     /* scores without the scale, (V) */
+    int64_t best; /* the first code of the largest score */
     float scale, top, log_sum;
 };
 
@@ -72,6 +76,7 @@ static struct row scores(const struct entropy *k, int64_t m)
         for (int64_t j = 0; j < k->V; j++) r.s[j] = d ? r.s[j] + x * codes[j] : x * codes[j];
     }
     for (int64_t j = 0; j < k->V; j++) r.top = r.s[j] > r.top ? r.s[j] : r.top;
+    while (r.best < k->V - 1 && r.s[r.best] < r.top) r.best++;
     for (int64_t j = 0; j < k->V; j += VLEN) {
         int64_t live = k->V - j < VLEN ? k->V - j : VLEN;
         vf p = vexp(r.scale * (vload_part(r.s + j, live) - r.top));
@@ -132,22 +137,24 @@ aim_status KERNEL(code_entropy)(struct backend *be, const struct tensor *z, cons
     return status;
 }
 
+/* One vector of b, see above. */
+static vf bracket(const struct row *r, const float *q, int64_t j, int64_t live)
+{
+    return (vload_part(q + j, live) - q[r->best]) - r->scale * (vload_part(r->s + j, live) - r->top);
+}
+
 /* What one row adds: to dz (D), and to `sums` (V,D), either may be NULL; q (V) as above. */
 static void row_backward(const struct entropy *k, int64_t m, const float *q, float up, float *dz, float *sums)
 {
     struct row r = scores(k, m);
-    double expected = 0, h = 0;
+    double expected = 0;
     for (int64_t j = 0; j < k->V; j += VLEN) {
         int64_t live = k->V - j < VLEN ? k->V - j : VLEN;
-        vf ln = log_p(&r, j, live), p = first_of(vexp(ln), live);
-        h -= (double)vsum(p * ln);
-        expected += (double)vsum(p * vload_part(q + j, live));
+        expected += (double)vsum(first_of(vexp(log_p(&r, j, live)), live) * bracket(&r, q, j, live));
     }
-    const float level = (float)(expected + h);
     for (int64_t j = 0; j < k->V; j += VLEN) {
         int64_t live = k->V - j < VLEN ? k->V - j : VLEN;
-        vf ln = log_p(&r, j, live);
-        vstore_part(r.s + j, up * vexp(ln) * (vload_part(q + j, live) - ln - level), live);
+        vstore_part(r.s + j, up * vexp(log_p(&r, j, live)) * (bracket(&r, q, j, live) - (float)expected), live);
     }
     for (int64_t d = 0; dz && d < k->D; d++) {
         const float *codes = k->turned + d * k->V;
