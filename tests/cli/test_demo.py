@@ -23,15 +23,15 @@ class Demo(Case):
         self.succeed("generate", "-c", "castle,cat", "--seed", "7", "--cfg", "2", "--weights", "f32", "--codes-out", "codes.npy")
         with open(self.path("codes.npy"), "rb") as f:
             self.assertEqual(hashlib.sha256(f.read()).hexdigest(),
-                             "326fd46a491d405911960cfbf00cd908b3d837397ac5513b80cac8eb7c21fd2c")
+                             "9c39a0e7dc5ce5d96b1310aea226c8ef55077d4c73191da33979597282962341")
 
     def test_likelihood(self):
-        """One held-out drawing of each class (docs/demo.md): near the 2.82 of all of them, and worse a position further."""
-        self.assertAlmostEqual(self.nll(), 2.823230, delta=1e-4)
-        self.assertAlmostEqual(self.nll("--pos-offset", "1"), 3.391696, delta=1e-4)
+        """One held-out drawing of each class (docs/demo.md): near the 2.95 of all of them, and worse a position further."""
+        self.assertAlmostEqual(self.nll(), 2.982843, delta=1e-4)
+        self.assertAlmostEqual(self.nll("--pos-offset", "1"), 3.471528, delta=1e-4)
 
     def test_likelihood_in_8_bits(self):
-        self.assertAlmostEqual(self.nll("--weights", "q8"), 2.823230, delta=0.01)
+        self.assertAlmostEqual(self.nll("--weights", "q8"), 2.982843, delta=0.01)
 
     def test_grid(self):
         if SANITIZED:
