@@ -28,4 +28,11 @@ f=$work/figures
 "$JUDGE" sheet "$f/top-k-50.npz" "$f/top-k-200.npz" "$f/top-p-0.9.npz" "$f/temperature-0.7.npz" "$f/temperature-1.2.npz" \
     -o "$out/sampling.png"
 "$JUDGE" sheet "$f/cfg-2.npz" "$f/pos-offset-1.npz" -o "$out/offset.png"
+each=
+for class in "$work"/drawings/val/*; do
+    class=$(basename "$class")
+    "$AIM" generate -q -n 10 -c "$class" --cfg 2 -o "$f/class-$class.npz" >/dev/null
+    each="$each $f/class-$class.npz"
+done
+"$JUDGE" sheet $each -o "$f/each-class.png"
 "$JUDGE" nearest "$f/cfg-2.npz" "$work/drawings" -o "$out/nearest.png"
