@@ -230,7 +230,7 @@ static void product(struct bench *b, const char *name, int64_t M, int64_t K, int
 static void ends(struct bench *b, const struct model *m)
 {
     struct backend *be = b->be;
-    double M = ROWS, d = (double)m->d, logits = (double)HEAD_ROWS * VOCABULARY, blocks = ROWS / HEAD_ROWS;
+    double M = ROWS, d = (double)m->d, logits = (double)HEAD_ROWS * VOCABULARY, blocks = (double)ROWS / HEAD_ROWS;
     struct tensor *tokens = values(b, T_F32, VOCABULARY, m->d, 0), *positions = values(b, T_F32, TOKENS, m->d, 0);
     struct tensor *ids = indices(b, ROWS, VOCABULARY), *pos = indices(b, ROWS, TOKENS), *x = values(b, T_F32, ROWS, m->d, 0);
     REPORT(b, "embedding", M * d * 8, 0, 1, be->op.embedding(be, tokens, positions, ids, pos, x));

@@ -159,8 +159,8 @@ void optimizer_swap(struct optimizer *o)
 const struct tensor *optimizer_average(const struct optimizer *o, const struct tensor *w)
 {
     for (size_t i = 0; i < o->count; i++)
-        if (o->slots[i].w == w) return o->slots[i].ema ? o->slots[i].ema : w;
-    return NULL;
+        if (o->slots[i].w == w && o->slots[i].ema) return o->slots[i].ema;
+    return w;
 }
 
 /* ------------------------------------------------------------------------------------------------ checkpoints */
@@ -221,8 +221,7 @@ aim_status optimizer_snapshot(const struct optimizer *o, struct tensor *const *w
     table->borrowed = o->ex->backend->memory.host;
     for (size_t i = 0; i < table->count; i++) {
         if (table->items[i].buffer) continue;
-        const struct tensor *w = *weights++, *average = optimizer_average(o, w);
-        table->made[i].data = host_values(o->ex, average ? average : w);
+        table->made[i].data = host_values(o->ex, optimizer_average(o, *weights++));
         if (!table->made[i].data) return o->ex->ctx->status;
     }
     return AIM_OK;

@@ -103,7 +103,7 @@ aim_status optimizer_load(struct optimizer *o, const struct tensor_file *file, c
  */
 aim_status optimizer_snapshot(const struct optimizer *o, struct tensor *const *weights, struct params *table);
 
-/* The average of a weight, or the weight itself when none is kept; NULL for a tensor that the optimizer does not have. */
+/* The average of a weight, or the weight itself where none is kept. */
 const struct tensor *optimizer_average(const struct optimizer *o, const struct tensor *w);
 
 /* ---- steps that go wrong */

@@ -13,7 +13,8 @@ static struct tensor *gather(struct exec *ex, struct tensor *const *terms, int c
 {
     struct backend *be = ex->backend;
     struct tensor *values = tensor_new(ex, T_F32, SHAPE(MOST_VALUES));
-    aim_status status = values ? tensor_zero(ex, values) : ex->status;
+    if (!values) return NULL;
+    aim_status status = tensor_zero(ex, values);
     for (int i = 0; i < count && status == AIM_OK; i++)
         if (terms[i]) status = be->memory.copy(be, (float *)values->data + i, terms[i]->data, sizeof(float));
     if (status != AIM_OK) exec_fail(ex, status);
