@@ -10,7 +10,7 @@
 
 #include "base/clock.h"
 #include "tensor/limits.h"
-#include "cuda/decode_times.h"
+#include "cuda/decode_probe.h"
 #include "model/engine.h"
 #include "model/model.h"
 

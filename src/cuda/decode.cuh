@@ -20,7 +20,7 @@
 #include "cuda/decode_sample.cuh"
 
 extern "C" {
-#include "cuda/decode_times.h"
+#include "cuda/decode_probe.h"
 #include "tensor/decoder.h"
 }
 
@@ -163,14 +163,14 @@ struct decode_products {
 };
 
 /* Puts one step of all streams on the stream: position *a.t, which it moves on by one; of its kernels the `kinds`, bits that
- * decode_times.h numbers. */
+ * decode_probe.h numbers. */
 aim_status decode_graph_step(struct backend *be, const struct decode_view *a, bool is_bf16, const struct decode_products *p,
                              const struct decode_layer *layers, unsigned kinds, cudaStream_t stream);
 
 /* Whether the persistent kernel has room for this many streams; then it runs positions from .. to-1. */
 bool decode_persistent_fits(const struct cuda *c, const struct decode_view *a, bool is_bf16);
 int64_t decode_persistent_bytes(const struct decode_view *a, bool is_bf16, int64_t streams); /* of a->few */
-aim_status decode_persistent_run(struct backend *be, const struct decode_view *a, bool is_bf16, int from, int to);
+aim_status decode_persistent_run(struct backend *be, const struct decode_view *a, int from, int to);
 
 /* backend->decoder of this device. */
 extern const struct decoder_ops cuda_decoder;

@@ -2,8 +2,8 @@
  * The persistent kernel's memory (decode_persistent.cu): what the blocks share in device memory, what each has in its shared
  * memory, and who owns what.
  *
- * Every block owns a share of the rows of every matrix. A stream's blocks, its team, share the channels of its mixer in
- * units of 8, and each keeps the history of its own.
+ * Every block owns a share of the rows of every matrix, in quads of 4 rows. A stream's blocks, its team, share the channels of
+ * its mixer in units of 8, and each keeps the history of its own.
  */
 #ifndef AIM_CUDA_DECODE_FEW_CUH
 #define AIM_CUDA_DECODE_FEW_CUH
@@ -12,37 +12,130 @@
 #include "cuda/exchange.cuh"
 
 enum {
-    WARP_BITS = 4,
-    WARPS = 1 << WARP_BITS,
+    WARPS = 16,
     THREADS = 32 * WARPS,
     MOST_STREAMS = 8,
-    UNIT = 8,           /* channels: 8 columns of the tensor cores */
-    UNITS = 4,          /* that a warp takes at once */
-    ROWS = 16,          /* tokens of the history that a warp takes at once: 16 rows of the tensor cores */
+    QUAD = 4,           /* rows of a matrix */
+    TILE = 64,          /* columns of a matrix */
+    TILE_BYTES = QUAD * TILE * 2,
+    MOST_TILES = 4,     /* of a quad, that one warp takes */
     PART_BYTES = 24576, /* partial sums of the products */
+    UNIT = 8,           /* channels: 8 columns of the tensor cores */
+    UNITS = 8,          /* that a warp takes at once */
+    ROWS = 16,          /* tokens of the history that a warp takes at once: 16 rows of the tensor cores */
+    PACKED = 6,         /* values of v in a packet */
+    GROUP = 24,         /* channels whose v one warp sends: whole packets */
 };
+
+/* ------------------------------------------------------------------------------------------------------ who owns what */
+
+/* The blocks first .. first+blocks of a stream that mix `units` units each, the last one maybe fewer, and send them in
+ * `packets` packets: packet i is of block i · inverse / 2^16. */
+struct team {
+    int first, blocks, units, packets, inverse;
+};
+
+static __host__ __device__ inline struct team team_of(int E, int R, int grid, int r)
+{
+    struct team t;
+    int all = E / UNIT;
+    t.first = (r * grid + R - 1) / R;
+    int most = ((r + 1) * grid + R - 1) / R - t.first;
+    t.units = (all + most - 1) / most;
+    t.blocks = (all + t.units - 1) / t.units;
+    t.packets = (t.units * UNIT + PACKED - 1) / PACKED;
+    t.inverse = 65536 / t.packets + 1; /* exact while packets of a stream times those of a block are fewer than 2^16 */
+    return t;
+}
+
+/* What this block mixes: units unit .. unit+units of `stream`, as number `place` of its team. */
+struct part_of_mixer {
+    int stream, unit, units, place, blocks, packets;
+};
+
+static __device__ inline struct part_of_mixer part_of_mixer_of(const struct decode_view &a)
+{
+    struct part_of_mixer p;
+    p.stream = (int)blockIdx.x * a.R / (int)gridDim.x;
+    struct team team = team_of(a.E, a.R, gridDim.x, p.stream);
+    p.place = (int)blockIdx.x - team.first;
+    p.blocks = team.blocks;
+    p.packets = team.packets;
+    p.unit = p.place * team.units;
+    p.units = max(0, min(team.units, a.E / UNIT - p.unit));
+    return p;
+}
+
+enum product_kind { IN, OUT, HEAD, PRODUCT_KINDS };
+
+/*
+ * How blocks and warps share a matrix (N,K): a block has about as many quads as any other, and of its warps q_groups take
+ * turns at the quads; k_groups share the columns of each, `tiles` tiles for one.
+ */
+struct cut {
+    int quads; /* of the matrix */
+    int k_groups, q_groups, tiles;
+    int pass; /* quads of a block whose partial sums fit in PART_BYTES: whole turns */
+};
+
+/* With as few parts of a row as its length allows; tiles = 0 when it is too long. `pairs` of streams. */
+static __host__ __device__ inline struct cut cut_of(int N, int K, int pairs)
+{
+    int all = (K + TILE - 1) / TILE, k_groups = 1;
+    while (k_groups < WARPS && k_groups * MOST_TILES < all) k_groups *= 2;
+    struct cut c = {(N + QUAD - 1) / QUAD, k_groups, WARPS / k_groups, (all + k_groups - 1) / k_groups, 0};
+    if (c.tiles > MOST_TILES) c.tiles = 0;
+    c.pass = PART_BYTES / (pairs * k_groups * QUAD * QUAD * (int)sizeof(float2)) / c.q_groups * c.q_groups;
+    return c;
+}
+
+static __host__ __device__ inline int64_t packed_bytes(struct cut c)
+{
+    return (int64_t)c.quads * c.k_groups * c.tiles * TILE_BYTES;
+}
+
+struct cuts {
+    struct cut of[PRODUCT_KINDS];
+};
+
+static __host__ __device__ inline struct cuts cuts_of(const struct decode_view &a, int pairs)
+{
+    struct cuts c = {{cut_of(a.W, a.d, pairs), cut_of(a.d, a.E, pairs), cut_of(a.V, a.d, pairs)}};
+    return c;
+}
+
+/* Pairs of streams that the kernels are made for: 1, 2 or 4. */
+static __host__ __device__ inline int pairs_of(int R)
+{
+    return R <= 2 ? 1 : R <= 4 ? 2 : 4;
+}
 
 /* ------------------------------------------------------------------------------------------------- device memory */
 
-/* Words are of step t·layers + l + 1 of what layer l computes; tokens of step t + 1. */
+/* Words and packets are of step t·layers + l + 1 of what layer l computes; tokens of step t + 1. */
 struct few_memory {
-    unsigned *arrived;    /* blocks that are done with a token's logits */
-    word *token;          /* (pictures) */
-    word *zxbcdt, *v, *h; /* (R,W), (R, E sizeof(X)/4), (R,d) */
-    word *squares;        /* (R, blocks of the team, units / UNITS): Σ (y silu(z))² */
-    float4 *norms;        /* (layers+1, R, d/2, 2): norm_kernel's table */
-    float *ring;          /* (layers,R,RING,C): inputs of the convolution, token t in place t mod RING */
-    void *u, *b;          /* (layers,R,E,T), (layers,R,T,S) of X */
-    float *decay;         /* (layers,R,E/UNIT,T): a_{s+1} ... a_t, once for each unit */
-    int T;                /* of the history: whole ROWS */
-    int64_t words, bytes; /* that must start as zeros; altogether */
+    unsigned *arrived;  /* blocks that are done with a token's logits */
+    word *token;        /* (pictures) */
+    word *zxbcdt;       /* (R,W) */
+    uint4 *v, *h;       /* packets: (R, v_pitch) of 6 bf16, those of a team's blocks in turn; (R, d/4) of 4 numbers of 24 bits */
+    int v_pitch;
+    char *weights;      /* (layers, in_proj and out_proj), words: tiles (decode_few_tables.cuh) */
+    float4 *norms;      /* (layers+1, R, d/4, 2): gates of the layer before, factors of this one */
+    float *shifted;     /* (layers,R,W), (R,V): the matrix times the norm's shift */
+    float *ring;        /* (layers,R,RING,C): inputs of the convolution, token t in place t mod RING */
+    bf16 *u, *b;        /* (layers,R,E,T), (layers,R,T,S) */
+    float *decay;       /* (layers,R,E/UNIT,T): a_{s+1} ... a_t, once for each unit */
+    int T;              /* of the history: whole ROWS */
+    int64_t in_bytes, layer_bytes; /* of packed weights */
+    int64_t words, bytes;          /* that must start as zeros; altogether */
 };
 
-/* Lays it out from `memory` on, for R streams and values of `size` bytes. */
-static inline struct few_memory few_memory_of(const struct decode_view *a, int64_t R, int64_t size, char *memory)
+/* Lays it out from `memory` on, for R streams. */
+static inline struct few_memory few_memory_of(const struct decode_view *a, int64_t R, char *memory)
 {
     enum { ALIGN = 256 };
     struct few_memory m = {};
+    struct cuts cut = cuts_of(*a, pairs_of((int)R));
     m.T = (a->T + ROWS - 1) / ROWS * ROWS;
     int64_t T = m.T, layer_streams = a->layers * R, used = 0;
     auto take = [&](int64_t bytes) {
@@ -53,72 +146,44 @@ static inline struct few_memory few_memory_of(const struct decode_view *a, int64
     m.arrived = (unsigned *)take(sizeof *m.arrived);
     m.token = (word *)take(R * (int64_t)sizeof(word));
     m.zxbcdt = (word *)take(R * a->W * (int64_t)sizeof(word));
-    m.v = (word *)take(R * a->E * size / 4 * (int64_t)sizeof(word));
-    m.h = (word *)take(R * a->d * (int64_t)sizeof(word));
-    m.squares = (word *)take(R * 2 * (a->E / UNIT) * (int64_t)sizeof(word));
+    m.v_pitch = a->E / PACKED + a->E / UNIT; /* each block rounds up */
+    m.v = (uint4 *)take(R * m.v_pitch * (int64_t)sizeof(uint4));
+    m.h = (uint4 *)take(R * a->d / QUAD * (int64_t)sizeof(uint4));
     m.words = used;
-    m.norms = (float4 *)take((a->layers + 1) * R * a->d * (int64_t)sizeof(float4));
+    m.in_bytes = packed_bytes(cut.of[IN]);
+    m.layer_bytes = m.in_bytes + packed_bytes(cut.of[OUT]);
+    m.weights = take(a->layers * m.layer_bytes + packed_bytes(cut.of[HEAD]));
+    m.norms = (float4 *)take((a->layers + 1) * R * a->d / QUAD * 2 * (int64_t)sizeof(float4));
+    m.shifted = (float *)take((layer_streams * a->W + R * a->V) * (int64_t)sizeof(float));
     m.ring = (float *)take(layer_streams * RING * a->C * (int64_t)sizeof(float));
-    m.b = take(layer_streams * T * a->S * size);
-    m.u = take(layer_streams * a->E * T * size);
+    m.b = (bf16 *)take(layer_streams * T * a->S * (int64_t)sizeof(bf16));
+    m.u = (bf16 *)take(layer_streams * a->E * T * (int64_t)sizeof(bf16));
     m.decay = (float *)take(layer_streams * (a->E / UNIT) * T * (int64_t)sizeof(float));
     m.bytes = used;
     return m;
 }
 
-/* ------------------------------------------------------------------------------------------------------ who owns what */
-
-/* The blocks first .. first+blocks of a stream that mix: at most `units` units each, in `groups` groups of UNITS. */
-struct team {
-    int first, blocks, units, groups;
-};
-
-static __host__ __device__ inline struct team team_of(int E, int R, int grid, int r)
-{
-    struct team t;
-    t.first = (r * grid + R - 1) / R;
-    t.blocks = min(((r + 1) * grid + R - 1) / R - t.first, E / UNIT);
-    t.units = (E / UNIT + t.blocks - 1) / t.blocks;
-    t.groups = (t.units + UNITS - 1) / UNITS;
-    return t;
-}
-
-/* The stream whose rows a thread handles where all blocks do the same for all streams: `lanes` threads share a stream, of
- * which it is number `me`. Threads with r >= R have nothing to do. */
-struct seat {
-    int r, me, lanes;
-};
-
-static __device__ inline struct seat seat_of(int R)
-{
-    int halvings = R == 1 ? 0 : R == 2 ? 1 : R <= 4 ? 2 : 3, lanes = THREADS >> halvings;
-    int thread = thread_index();
-    struct seat n = {thread / 32 >> (WARP_BITS - halvings), thread & (lanes - 1), lanes};
-    return n;
-}
-
-enum product_kind { IN, OUT, HEAD, PRODUCT_KINDS };
-
-/* A block's rows n0 .. n0+rows of a matrix, cut into tiles: groups of TILE_ROWS rows, `steps` along the columns. Tile i goes
- * to warp i mod WARPS, whose next one is hop_groups and hop_steps further. */
-struct share {
-    int n0, rows, groups, steps, hop_groups, hop_steps, row_bytes;
-    int slots; /* warps that have a tile of one group */
-    int slot;  /* floats of a warp's partial sums */
-    int part;  /* floats of a group's */
-    int pass;  /* groups whose partial sums fit in PART_BYTES */
-};
-
 /* --------------------------------------------------------------------------------------------------- shared memory */
+
+/* A block's part of a matrix: its first quad, and how many. */
+struct share {
+    struct cut cut;
+    int first, quads;
+};
+
+/* What a warp reads of a matrix: so many quads, `hop` bytes apart, from byte `from` of the layer's weights on. */
+struct reading {
+    int quads, hop;
+    int64_t from;
+};
 
 /* What does not change during a kernel, and small things that do. Behind it lie the layers. */
 struct few_shared {
     struct share share[PRODUCT_KINDS];
-    short2 begin[PRODUCT_KINDS][WARPS]; /* the group and step of a warp's first tile */
+    struct reading reading[PRODUCT_KINDS][WARPS];
     struct team team[MOST_STREAMS];
     int row[MOST_STREAMS], token[MOST_STREAMS];
-    float factor[MOST_STREAMS]; /* 1 / rms of the gated rows */
-    float2 red[WARPS];          /* a warp's sums of squares */
+    float2 red[WARPS]; /* a warp's sums of squares: of the row, and of what the second norm of the head takes */
 };
 
 static __device__ inline const struct decode_layer *layers_of(const struct few_shared *s)
@@ -148,28 +213,18 @@ static inline struct mixer_layout mixer_layout_of(int units, int S)
     return m;
 }
 
-/* Where things lie behind the weights' rings, in bytes. Rows of the products' inputs start 64 bytes apart modulo 128, so
- * that the tensor cores' operands come from different banks. While a token is drawn, nothing from `input` on is in use. */
+/* Where things lie behind the weights' rings, in bytes. While a token is drawn, nothing from `input` on is in use. */
 struct few_layout {
+    int stage; /* of a ring */
     int fixed, input, residual, part, mixer, sampler, logits, total; /* logits: 0 when there is no room */
     struct mixer_layout mix;
 };
 
-static __host__ __device__ inline int input_stride(int K, int size)
+/* Bytes from one row of a product's input to the next: 64 apart modulo 128, so that the tensor cores' operands come from
+ * different banks. */
+static __host__ __device__ inline int input_stride(struct cut c)
 {
-    return K * size | 64;
-}
-
-/* Where word i of a row of the products' input lies: the tensor cores want the middle two of every four bf16 pairs changed
- * (decode_few_product.cuh). */
-static __device__ inline int input_word(int i, bf16)
-{
-    return (i & ~3) | (i & 1) << 1 | (i >> 1 & 1);
-}
-
-static __device__ inline int input_word(int i, float)
-{
-    return i;
+    return c.k_groups * c.tiles * TILE * 2 | 64;
 }
 
 /* Σ of `count` values `pitch` floats apart in shared memory, loaded 8 at a time. */
@@ -196,24 +251,5 @@ struct few_job {
     int from, to;
     unsigned long long *meter; /* (blocks, METER_KINDS) cycles, or NULL */
 };
-
-/* What this block mixes: units unit .. unit+units of `stream`, as number `place` of its team. */
-struct part_of_mixer {
-    int stream, unit, units, place, blocks, groups;
-};
-
-static __device__ inline struct part_of_mixer part_of_mixer_of(const struct decode_view &a)
-{
-    struct part_of_mixer p;
-    int all = a.E / UNIT;
-    p.stream = (int)blockIdx.x * a.R / (int)gridDim.x;
-    struct team team = team_of(a.E, a.R, gridDim.x, p.stream);
-    p.place = (int)blockIdx.x - team.first;
-    p.blocks = team.blocks;
-    p.groups = team.groups;
-    p.unit = p.place < team.blocks ? all * p.place / team.blocks : 0;
-    p.units = p.place < team.blocks ? all * (p.place + 1) / team.blocks - p.unit : 0;
-    return p;
-}
 
 #endif

@@ -1,222 +1,251 @@
 /*
- * Decoding for a few streams as one kernel that stays on every multiprocessor. A layer is three exchanges of words
+ * Decoding for a few streams as one kernel that stays on every multiprocessor, in bf16. A layer is three exchanges
  * (exchange.cuh) between the blocks:
  *
- *     r += gate ⊙ h, norm (every block, all streams), in_proj → z, x, B, C, dt | mix → v, Σ (y silu z)² | out_proj → h |
+ *     r += gate ⊙ h (every block, all streams), in_proj → z, x, B, C, dt | mix → v = y silu z | out_proj → h |
  *
- * Such a network is small for a GPU: the weights of AiM-B pass in 50 us a token, and what takes longer is the 72 times that
+ * Such a network is small for a GPU: the weights of AiM-B pass in 70 us a token, and what takes longer is the 72 times that
  * every block waits for all others. So each exchange is one chain: a load that finds its words, as little as possible until
- * the words it makes are stored; whatever does not depend on it is in registers, in shared memory or under way before. The
- * residual never leaves the block.
+ * the words it makes are stored; whatever does not depend on it is in registers, in shared memory or under way before. Neither
+ * norm stands in the chain: products are linear, and the factor 1 / rms, summed up meanwhile, is applied to their results.
+ * The residual never leaves the block.
  */
 #include "cuda/decode_few_mix.cuh"
 #include "cuda/decode_few_product.cuh"
+#include "cuda/decode_few_tables.cuh"
 #include "cuda/decode_meter.cuh"
 
-/* --------------------------------------------------------------------------------------------------------- norm */
+/* ------------------------------------------------------------------------------------------------------------ inputs */
 
 /*
- * Pairs of values, or of words, that a thread takes at once. Here and in the mixer, what only some threads load starts as
- * zeros: registers that are written under a condition would else be taken through all of the loop over the layers.
+ * The stream whose rows a thread handles where all blocks do the same for all streams: LANES threads share a stream, of which
+ * it is number `me`.
  */
-enum { PAIRS = 4 };
+template <int PAIRS> struct seat {
+    enum { LANES = THREADS / (2 * PAIRS), STREAM_WARPS = LANES / 32 };
+    int r, me;
 
-static __device__ inline float2 load2(const float *p)
-{
-    return __ldcg((const float2 *)p);
-}
-
-static __device__ inline float2 load2(const bf16 *p)
-{
-    unsigned both = __ldcg((const unsigned *)p);
-    return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
-}
-
-/* Values 2i and 2i + 1 of a row of in_proj's input. */
-static __device__ inline void put_pair(float *row, int i, float2 v)
-{
-    *(float2 *)(row + 2 * i) = v;
-}
-
-static __device__ inline void put_pair(bf16 *row, int i, float2 v)
-{
-    *((__nv_bfloat162 *)row + input_word(i, bf16())) = __floats2bfloat162_rn(v.x, v.y);
-}
-
-/*
- * What each pair of values of each stream's norms needs, 32 bytes together: the gate of the layer before, the factor and the
- * summand of this one, the weight of norm_f. The head has two norms,
- *
- *     s = RMS(r) ⊙ w_f,  m = RMS(s) ⊙ w ⊙ (1 + scale) + shift,
- *
- * and w_f is part of its factor. A block for each layer and stream.
- */
-static __global__ void norm_kernel(const __grid_constant__ struct decode_view a, float4 *norms)
-{
-    int l = blockIdx.x / a.R, r = blockIdx.x % a.R;
-    int64_t row = a.row[r], layer_row = l * a.classes.rows + row;
-    bool head = l == a.layers;
-    const float *modulation = a.classes.modulation, *weight = head ? a.norm_final : a.layer[l].norm;
-    const float *shift = head ? a.classes.final_modulation + row * 2 * a.d : modulation + layer_row * 3 * a.d;
-    const float *gates = modulation + ((layer_row - a.classes.rows) * 3 + 2) * a.d;
-    for (int i = 2 * threadIdx.x; i < a.d; i += 2 * blockDim.x) {
-        float2 gate = l > 0 ? load2(gates + i) : make_float2(0, 0), w = load2(weight + i), add = load2(shift + i);
-        float2 gain = load2(shift + a.d + i), first = head ? load2(a.norm_f + i) : make_float2(1, 1);
-        float4 *to = norms + (int64_t)blockIdx.x * a.d + i;
-        to[0] = make_float4(gate.x, gate.y, first.x * w.x * (1.0f + gain.x), first.y * w.y * (1.0f + gain.y));
-        to[1] = make_float4(add.x, add.y, first.x, first.y);
+    __device__ inline seat() : r(thread_index() / LANES), me(thread_index() % LANES)
+    {
     }
-}
+};
 
-/* What enters the network at position t: the class's embedding, then the last token with its position. */
-template <typename X>
-static __device__ inline float2 embed(const struct decode_view &a, const struct few_shared *s, int t, int r, int i)
-{
-    if (t == 0) return load2(a.classes.embedding + (int64_t)s->row[r] * a.d + i);
-    float2 place = load2(a.positions + (int64_t)(t - 1 + a.pos_offset) * a.d + i);
-    float2 w = load2((const X *)a.words + (int64_t)s->token[r] * a.d + i);
-    return make_float2(w.x + place.x, w.y + place.y);
-}
+/* Packets that a thread takes at once. */
+enum { AT_ONCE = 2 };
 
-/* Waits for words from + 2i, from + 2i + 1 for i = first, first + hop, ... below count, at most PAIRS of them. */
-static __device__ inline void gather(const word *from, int first, int hop, int count, unsigned step, ulonglong2 (&w)[PAIRS])
+/* Waits for packets from[0], from[hop], ..., of which those with `wanted` are there to come. */
+static __device__ inline void gather(const uint4 *from, int hop, const bool (&wanted)[AT_ONCE], unsigned step,
+                                     uint4 (&packet)[AT_ONCE])
 {
     bool missing;
     do {
         missing = false;
 #pragma unroll
-        for (int i = 0; i < PAIRS; i++)
-            if (first + i * hop < count) w[i] = words_read(from + 2 * (first + i * hop));
+        for (int i = 0; i < AT_ONCE; i++)
+            if (wanted[i]) packet[i] = packet_read(from + i * hop);
 #pragma unroll
-        for (int i = 0; i < PAIRS; i++)
-            if (first + i * hop < count) missing |= !word_is_of(w[i].x, step) || !word_is_of(w[i].y, step);
+        for (int i = 0; i < AT_ONCE; i++) missing |= wanted[i] && packet[i].w != step;
     } while (missing);
 }
 
-/* The gates and factors, and the summands, of pairs first, first + hop, ... below count. */
-static __device__ inline void load_norms(const float4 *norms, int first, int hop, int count, float4 (&factor)[PAIRS],
-                                         float2 (&shift)[PAIRS])
+/* After the barrier behind the inputs, off their way: this warp's sums of squares. `second` is the head's alone. */
+static __device__ inline void put_squares(struct few_shared *s, float squares, float second, bool head)
 {
+    int thread = thread_index();
+    squares = warp_sum(squares);
+    if (head) second = warp_sum(second);
+    if (thread % 32 == 0) s->red[thread / 32] = make_float2(squares, second);
+}
+
+/* 1 / rms of `count` values of stream r: of the head, with that of its second norm. */
+template <int PAIRS> static __device__ inline float scale_of(const struct few_shared *s, int r, int count, bool head)
+{
+    enum { OF_STREAM = seat<PAIRS>::STREAM_WARPS };
+    const float2 *red = s->red + min(r, 2 * PAIRS - 1) * OF_STREAM;
+    float2 total = make_float2(0, 0);
 #pragma unroll
-    for (int i = 0; i < PAIRS; i++) {
-        int at = first + i * hop;
-        if (at >= count) break;
-        factor[i] = __ldcg(norms + 2 * at);
-        shift[i] = load2((const float *)(norms + 2 * at + 1));
-    }
+    for (int w = 0; w < OF_STREAM; w++) total = make_float2(total.x + red[w].x, total.y + red[w].y);
+    float by = 1.0f / (float)count, scale = rsqrtf(total.x * by + 1e-5f);
+    return head ? scale * rsqrtf(total.y * by * scale * scale + 1e-5f) : scale;
+}
+
+/* What enters the network at position t: the class's embedding, then the last token with its position. */
+static __device__ inline float4 embed(const struct decode_view &a, const struct few_shared *s, int t, int r, int i)
+{
+    if (t == 0) return load4(a.classes.embedding + (int64_t)s->row[r] * a.d + i);
+    float4 place = load4(a.positions + (int64_t)(t - 1 + a.pos_offset) * a.d + i);
+    float4 w = load4((const bf16 *)a.words + (int64_t)s->token[r] * a.d + i);
+    return make_float4(w.x + place.x, w.y + place.y, w.z + place.z, w.w + place.w);
+}
+
+static __device__ inline float4 add_product(float4 x, float4 a, float4 b)
+{
+    return make_float4(x.x + a.x * b.x, x.y + a.y * b.y, x.z + a.z * b.z, x.w + a.w * b.w);
 }
 
 /*
- * The input (R, stride bytes) of X of layer l, of the head when l = layers; h is of step `step`. residual (R, d/2): a thread
- * owns those of its seat from one layer to the next. Has a barrier, ends without one.
+ * The input (2 PAIRS, stride bytes) of layer l, of the head when l = layers: r ⊙ factors; h is of step `step`. residual
+ * (R, d/4): a thread owns those of its seat from one layer to the next. Ends behind a barrier.
  */
-template <typename X, typename Waited>
-static __device__ inline void norm(const struct decode_view &a, const struct few_memory &m, struct few_shared *s, int l, int t,
-                                   unsigned step, float2 *residual, char *input, int stride, Waited waited)
+template <int PAIRS, typename Waited>
+static __device__ inline void take_residual(const struct few_job &job, struct few_shared *s, int l, int t, unsigned step,
+                                            float4 *residual, char *input, int stride, Waited waited)
 {
-    const struct seat n = seat_of(a.R);
-    int half = n.r < a.R ? a.d / 2 : 0; /* pairs of this thread's stream */
-    const float4 *norms = m.norms + ((int64_t)l * a.R + n.r) * a.d;
-    const word *h = m.h + n.r * a.d;
-    float4 factor[PAIRS] = {}; /* and gate */
-    float2 shift[PAIRS] = {}, squares = make_float2(0, 0);
-    residual += n.r * half;
-    if (l == 0)
-        for (int at = n.me; at < half; at += n.lanes) residual[at] = embed<X>(a, s, t, n.r, 2 * at);
-    for (int first = n.me; first < half; first += PAIRS * n.lanes) {
-        ulonglong2 w[PAIRS] = {};
-        load_norms(norms, first, n.lanes, half, factor, shift);
-        if (l > 0) gather(h, first, n.lanes, half, step, w);
+    const struct decode_view &a = job.a;
+    const seat<PAIRS> n;
+    enum { LANES = seat<PAIRS>::LANES };
+    int packets = n.r < a.R ? a.d / QUAD : 0;
+    bool head = l == a.layers;
+    float squares = 0, second = 0;
+    for (int first = n.me; first < packets; first += AT_ONCE * LANES) {
+        const float4 *norms = job.m.norms + ((int64_t)(l * a.R + n.r) * packets + first) * 2;
+        float4 gate[AT_ONCE], factor[AT_ONCE], x[AT_ONCE];
+        uint4 h[AT_ONCE] = {};
+        bool wanted[AT_ONCE];
 #pragma unroll
-        for (int i = 0; i < PAIRS; i++) {
-            int at = first + i * n.lanes;
-            if (at >= half) break;
-            float2 x = residual[at];
-            if (l > 0)
-                residual[at] = x = make_float2(x.x + factor[i].x * word_float(w[i].x), x.y + factor[i].y * word_float(w[i].y));
-            squares.x += x.x * x.x + x.y * x.y;
-            if (l < a.layers) continue;
-            float2 f = load2((const float *)(norms + 2 * at + 1) + 2);
-            squares.y += x.x * x.x * (f.x * f.x) + x.y * x.y * (f.y * f.y);
+        for (int i = 0; i < AT_ONCE; i++) {
+            wanted[i] = first + i * LANES < packets;
+            if (!wanted[i]) continue;
+            gate[i] = __ldcg(norms + 2 * i * LANES);
+            factor[i] = __ldcg(norms + 2 * i * LANES + 1);
+            x[i] = l > 0 ? residual[n.r * packets + first + i * LANES] : embed(a, s, t, n.r, QUAD * (first + i * LANES));
+        }
+        if (l > 0) gather(job.m.h + n.r * packets + first, LANES, wanted, step, h);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            int at = first + i * LANES;
+            if (!wanted[i]) break;
+            if (l > 0) x[i] = add_product(x[i], gate[i], unpack4(h[i]));
+            residual[n.r * packets + at] = x[i];
+            float4 y = make_float4(x[i].x * factor[i].x, x[i].y * factor[i].y, x[i].z * factor[i].z, x[i].w * factor[i].w);
+            store4((bf16 *)(input + n.r * stride) + QUAD * at, y);
+            squares += x[i].x * x[i].x + x[i].y * x[i].y + x[i].z * x[i].z + x[i].w * x[i].w;
+            if (!head) continue;
+            float4 w = load4(a.norm_f + QUAD * at);
+            float4 z = make_float4(x[i].x * w.x, x[i].y * w.y, x[i].z * w.z, x[i].w * w.w);
+            second += z.x * z.x + z.y * z.y + z.z * z.z + z.w * z.w;
         }
     }
     waited();
-    squares = make_float2(warp_sum(squares.x), l == a.layers ? warp_sum(squares.y) : 0);
-    if (n.me % 32 == 0) s->red[(n.r * n.lanes + n.me) / 32] = squares;
     __syncthreads();
-    if (half == 0) return;
-    float2 total = make_float2(0, 0);
-    int warps = n.lanes / 32;
-#pragma unroll 4
-    for (int w = 0; w < warps; w++) {
-        float2 sum = s->red[n.r * warps + w];
-        total = make_float2(total.x + sum.x, total.y + sum.y);
-    }
-    float by = 1.0f / (float)a.d, scale = rsqrtf(total.x * by + 1e-5f);
-    if (l == a.layers) scale *= rsqrtf(total.y * by * scale * scale + 1e-5f);
-    X *to = (X *)(input + n.r * stride);
-    for (int first = n.me; first < half; first += PAIRS * n.lanes) {
-        if (half > PAIRS * n.lanes) load_norms(norms, first, n.lanes, half, factor, shift); /* they are others' by now */
-#pragma unroll
-        for (int i = 0; i < PAIRS; i++) {
-            int at = first + i * n.lanes;
-            if (at >= half) break;
-            float2 x = residual[at];
-            put_pair(to, at, make_float2(x.x * scale * factor[i].z + shift[i].x, x.y * scale * factor[i].w + shift[i].y));
-        }
-    }
+    put_squares(s, squares, second, head);
 }
 
-/* ------------------------------------------------------------------------------------------------ between products */
-
-/* v of all blocks as the input (R, stride bytes) of out_proj: two words, 8 bytes, at a time. */
-template <typename X>
-static __device__ inline void fetch_mixed(const struct decode_view &a, const struct few_memory &m, unsigned step, char *input,
-                                          int stride)
+/* v of all blocks as the input (2 PAIRS, stride bytes) of out_proj. Ends behind a barrier. */
+template <int PAIRS, typename Waited>
+static __device__ inline void take_mixed(const struct few_job &job, struct few_shared *s, unsigned step, char *input,
+                                         int stride, Waited waited)
 {
-    const struct seat n = seat_of(a.R);
-    int row = a.E * (int)sizeof(X) / 8;
-    if (n.r >= a.R) return;
-    const word *v = m.v + n.r * 2 * row;
-    for (int first = n.me; first < row; first += PAIRS * n.lanes) {
-        ulonglong2 w[PAIRS] = {};
-        gather(v, first, n.lanes, row, step, w);
+    const struct decode_view &a = job.a;
+    const seat<PAIRS> n;
+    enum { LANES = seat<PAIRS>::LANES };
+    float squares = 0;
+    struct team team = s->team[n.r];
+    int packets = n.r < a.R ? team.blocks * team.packets : 0;
+    for (int first = n.me; first < packets; first += AT_ONCE * LANES) {
+        uint4 v[AT_ONCE] = {};
+        bool wanted[AT_ONCE];
+        int channel[AT_ONCE], end[AT_ONCE]; /* the packet's first, and the end of its block's */
 #pragma unroll
-        for (int i = 0; i < PAIRS; i++)
-            if (first + i * n.lanes < row) {
-                unsigned *to = (unsigned *)(input + n.r * stride), at = 2 * (first + i * n.lanes);
-                to[input_word(at, X())] = (unsigned)w[i].x;
-                to[input_word(at + 1, X())] = (unsigned)w[i].y;
+        for (int i = 0; i < AT_ONCE; i++) {
+            int at = first + i * LANES, block = at * team.inverse >> 16;
+            end[i] = min((block + 1) * team.units * UNIT, a.E);
+            channel[i] = block * team.units * UNIT + (at - block * team.packets) * PACKED;
+            wanted[i] = at < packets && channel[i] < end[i];
+        }
+        gather(job.m.v + n.r * job.m.v_pitch + first, LANES, wanted, step, v);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            if (!wanted[i]) continue;
+            unsigned *to = (unsigned *)(input + n.r * stride + channel[i] * (int)sizeof(bf16));
+            const unsigned pair[PACKED / 2] = {v[i].x, v[i].y, v[i].z};
+#pragma unroll
+            for (int j = 0; j < PACKED / 2; j++) {
+                float x = __uint_as_float(pair[j] << 16), y = __uint_as_float(pair[j] & 0xffff0000u);
+                if (channel[i] + 2 * j < end[i]) to[j] = pair[j];
+                squares += x * x + y * y; /* past the end they are zeros */
             }
-    }
-}
-
-/* The gated norm's factor of each stream, which out_proj's results want; the last warps, a stream each. */
-static __device__ inline void fetch_factor(const struct decode_view &a, const struct few_memory &m, struct few_shared *s,
-                                           unsigned step)
-{
-    int thread = thread_index(), r = WARPS - 1 - thread / 32, lane = thread % 32;
-    if (r >= a.R) return;
-    const word *squares = m.squares + (int64_t)r * 2 * (a.E / UNIT);
-    float sum = 0;
-    for (int i = lane; i < s->team[r].blocks * s->team[r].groups; i += 32) sum += word_float(word_wait(squares + i, step));
-    sum = warp_sum(sum);
-    if (lane == 0) s->factor[r] = rsqrtf(sum / (float)a.E + 1e-5f);
-}
-
-/* Guided logits (pictures, V) of the rows that this block has of all streams. */
-static __device__ inline void guide(const struct decode_view &a, int n0, int rows, const struct part_sums &sums)
-{
-    bool guided = a.R == 2 * a.pictures;
-    each_sum(a.pictures, rows, sums, [&](int picture, int row, float logit) {
-        float v = logit;
-        if (guided) {
-            float u = sums.of(a.pictures + picture, row);
-            v = u + a.filter.cfg * (logit - u);
         }
-        a.logits[(int64_t)picture * a.V + n0 + row] = v * a.filter.scale;
-    });
+    }
+    waited();
+    __syncthreads();
+    put_squares(s, squares, 0, false);
 }
+
+/* ----------------------------------------------------------------------------------------------------------- results */
+
+/* The lanes of a warp that finishes a quad: of row 4 quad + lane mod 4 and stream lane / 4. */
+struct result {
+    int row, r;
+
+    __device__ inline result(const struct share &p, int quad)
+        : row((p.first + quad) * QUAD + thread_index() % QUAD), r(thread_index() % 32 / QUAD)
+    {
+    }
+};
+
+/* The table's summand of a result of layer l, or of the head when l = layers. */
+static __device__ inline float shift_of(const struct few_job &job, const struct result &n, int l)
+{
+    const struct decode_view &a = job.a;
+    int rows = l < a.layers ? a.W : a.V;
+    const float *from = job.m.shifted + (int64_t)l * a.R * a.W + (int64_t)n.r * rows + n.row;
+    return n.r < a.R && n.row < rows ? __ldcg(from) : 0.0f;
+}
+
+template <int PAIRS, int DEPTH>
+static __device__ inline void project_in(const struct few_job &job, const struct few_shared *s, struct ring *ring, int l,
+                                         unsigned step, unsigned input, float2 *part)
+{
+    const struct decode_view &a = job.a;
+    float shift = 0;
+    product<PAIRS, DEPTH>(
+        job, s, ring, IN, input, part, [&](int quad) { shift = shift_of(job, result(s->share[IN], quad), l); },
+        [&](int quad, float sum) {
+            const struct result n(s->share[IN], quad);
+            float value = sum * scale_of<PAIRS>(s, n.r, a.d, false) + shift;
+            if (n.r < a.R && n.row < a.W) word_store(job.m.zxbcdt + n.r * a.W + n.row, __float_as_uint(value), step);
+        });
+}
+
+template <int PAIRS, int DEPTH>
+static __device__ inline void project_out(const struct few_job &job, const struct few_shared *s, struct ring *ring,
+                                          unsigned step, unsigned input, float2 *part)
+{
+    const struct decode_view &a = job.a;
+    product<PAIRS, DEPTH>(
+        job, s, ring, OUT, input, part, [](int) {},
+        [&](int quad, float sum) {
+            const struct result n(s->share[OUT], quad);
+            float4 h;
+            h.x = sum * scale_of<PAIRS>(s, n.r, a.E, false);
+            h.y = __shfl_down_sync(~0u, h.x, 1);
+            h.z = __shfl_down_sync(~0u, h.x, 2);
+            h.w = __shfl_down_sync(~0u, h.x, 3);
+            if (n.r < a.R && n.row % QUAD == 0) packet_store(job.m.h + (n.r * a.d + n.row) / QUAD, pack4(h, step));
+        });
+}
+
+/* Guided logits (pictures, V). */
+template <int PAIRS, int DEPTH>
+static __device__ inline void project_words(const struct few_job &job, const struct few_shared *s, struct ring *ring,
+                                            unsigned input, float2 *part)
+{
+    const struct decode_view &a = job.a;
+    bool guided = a.R == 2 * a.pictures;
+    float shift = 0;
+    product<PAIRS, DEPTH>(
+        job, s, ring, HEAD, input, part, [&](int quad) { shift = shift_of(job, result(s->share[HEAD], quad), a.layers); },
+        [&](int quad, float sum) {
+            const struct result n(s->share[HEAD], quad);
+            float logit = sum * scale_of<PAIRS>(s, n.r, a.d, true) + shift;
+            float u = __shfl_down_sync(~0u, logit, a.pictures * QUAD % 32);
+            if (guided) logit = u + a.filter.cfg * (logit - u);
+            if (n.r < a.pictures && n.row < a.V) a.logits[(int64_t)n.r * a.V + n.row] = logit * a.filter.scale;
+        });
+}
+
+/* ------------------------------------------------------------------------------------------------------------ tokens */
 
 /* Draws the tokens of pictures blockIdx, blockIdx + gridDim, ... when all blocks' logits are there, and tells them. */
 static __device__ __noinline__ void draw(const struct few_job &job, int t, char *shared)
@@ -255,12 +284,13 @@ static __device__ inline void last_tokens(const struct few_job &job, struct few_
 
 /* --------------------------------------------------------------------------------------------------------- the kernel */
 
-static __device__ inline void shared_start(const struct few_job &job, int size, struct few_shared *s)
+static __device__ inline void shared_start(const struct few_job &job, int pairs, char *shared, struct few_shared *s)
 {
     const struct decode_view &a = job.a;
     int thread = threadIdx.x;
-    shares_start(a, size, s);
+    shares_start(job, pairs, s);
     for (int i = thread; i < a.layers; i += THREADS) ((struct decode_layer *)(s + 1))[i] = a.layer[i];
+    for (int i = job.at.input / 4 + thread; i < job.at.residual / 4; i += THREADS) ((unsigned *)shared)[i] = 0;
     if (thread < a.R) {
         s->team[thread] = team_of(a.E, a.R, gridDim.x, thread);
         s->row[thread] = a.row[thread];
@@ -269,68 +299,49 @@ static __device__ inline void shared_start(const struct few_job &job, int size, 
 }
 
 /* One layer. step: the number of its words. */
-template <typename X, int DEPTH, typename Meter>
+template <int PAIRS, int DEPTH, typename Meter>
 static __device__ inline void run_layer(const struct few_job &job, const struct part_of_mixer &own, struct few_shared *s,
                                         struct ring *ring, char *shared, int l, int t, Meter &meter)
 {
-    const struct decode_view &a = job.a;
-    const struct few_memory &m = job.m;
-    unsigned step = (unsigned)(t * a.layers + l + 1);
+    unsigned step = (unsigned)(t * job.a.layers + l + 1);
     char *input = shared + job.at.input;
-    float *part = (float *)(shared + job.at.part);
-    int in_stride = input_stride(a.d, sizeof(X)), out_stride = input_stride(a.E, sizeof(X));
-    mix_ahead<X>(job, own, l, t);
-    norm<X>(a, m, s, l, t, step - 1, (float2 *)(shared + job.at.residual), input, in_stride, [&] { meter.mark(WAIT_H); });
-    __syncthreads();
+    float2 *part = (float2 *)(shared + job.at.part);
+    mix_ahead(job, own, l, t);
+    take_residual<PAIRS>(job, s, l, t, step - 1, (float4 *)(shared + job.at.residual), input, input_stride(s->share[IN].cut),
+                         [&] { meter.mark(WAIT_H); });
     meter.mark(NORM);
-    product<X, DEPTH>(a, s, ring, IN, shared_address(input), in_stride, part, [&](int first, int rows, struct part_sums sums) {
-        word *to = m.zxbcdt + s->share[IN].n0 + first;
-        each_sum(a.R, rows, sums,
-                 [&](int r, int row, float sum) { word_store(to + (int64_t)r * a.W + row, __float_as_uint(sum), step); });
-    });
+    project_in<PAIRS, DEPTH>(job, s, ring, l, step, shared_address(input), part);
     meter.mark(IN_PROJ);
     if (own.units > 0)
-        mix<X>(job, own, layers_of(s)[l], l, t, step, (float *)(shared + job.at.mixer), [&] { meter.mark(WAIT_ZXBCDT); });
+        mix(job, own, layers_of(s)[l], l, t, step, (float *)(shared + job.at.mixer), [&] { meter.mark(WAIT_ZXBCDT); });
     meter.mark(MIX);
-    if (s->share[OUT].rows > 0) { /* who sends no h would not hold back those who write v anew */
-        fetch_mixed<X>(a, m, step, input, out_stride);
-        meter.mark(WAIT_V);
-        __syncthreads();
-        fetch_factor(a, m, s, step);
+    if (s->share[OUT].quads > 0) { /* who sends no h would not hold back those who write v anew */
+        take_mixed<PAIRS>(job, s, step, input, input_stride(s->share[OUT].cut), [&] { meter.mark(WAIT_V); });
+        project_out<PAIRS, DEPTH>(job, s, ring, step, shared_address(input), part);
     }
-    product<X, DEPTH>(a, s, ring, OUT, shared_address(input), out_stride, part,
-                      [&](int first, int rows, struct part_sums sums) {
-                          word *to = m.h + s->share[OUT].n0 + first;
-                          each_sum(a.R, rows, sums, [&](int r, int row, float sum) {
-                              word_store(to + r * a.d + row, __float_as_uint(sum * s->factor[r]), step);
-                          });
-                      });
     meter.mark(OUT_PROJ);
 }
 
-template <typename X, int DEPTH, typename Meter>
+template <int PAIRS, int DEPTH, typename Meter>
 static __global__ void __launch_bounds__(THREADS, 1) persistent_kernel(const __grid_constant__ struct few_job job)
 {
     extern __shared__ __align__(128) char shared[];
     const struct decode_view &a = job.a;
     struct few_shared *s = (struct few_shared *)(shared + job.at.fixed);
     char *input = shared + job.at.input;
-    int stride = input_stride(a.d, sizeof(X));
     const struct part_of_mixer own = part_of_mixer_of(a);
     struct ring ring;
     Meter meter;
-    shared_start(job, sizeof(X), s);
-    ring_start<DEPTH>(a, s, &ring, shared, job.to - job.from);
+    shared_start(job, PAIRS, shared, s);
+    ring_start<DEPTH>(job, s, &ring, shared);
     meter.start();
     for (int t = job.from; t < job.to; t++) {
         last_tokens(job, s, t);
         meter.mark(WAIT_TOKEN);
-        for (int l = 0; l < a.layers; l++) run_layer<X, DEPTH>(job, own, s, &ring, shared, l, t, meter);
-        norm<X>(a, job.m, s, a.layers, t, (unsigned)((t + 1) * a.layers), (float2 *)(shared + job.at.residual), input, stride,
-                [&] { meter.mark(WAIT_H); });
-        __syncthreads();
-        product<X, DEPTH>(a, s, &ring, HEAD, shared_address(input), stride, (float *)(shared + job.at.part),
-                          [&](int first, int rows, struct part_sums sums) { guide(a, s->share[HEAD].n0 + first, rows, sums); });
+        for (int l = 0; l < a.layers; l++) run_layer<PAIRS, DEPTH>(job, own, s, &ring, shared, l, t, meter);
+        take_residual<PAIRS>(job, s, a.layers, t, (unsigned)((t + 1) * a.layers), (float4 *)(shared + job.at.residual), input,
+                             input_stride(s->share[HEAD].cut), [&] { meter.mark(WAIT_H); });
+        project_words<PAIRS, DEPTH>(job, s, &ring, shared_address(input), (float2 *)(shared + job.at.part));
         __syncthreads();
         if (threadIdx.x == 0) count_release(job.m.arrived);
         meter.mark(LOGITS);
@@ -343,17 +354,21 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent_kernel(const __g
 
 /* ---------------------------------------------------------------------------------------------------------- the host */
 
-enum { DEEP = 4, SHALLOW = 2 }; /* stages of a ring */
-
-static struct few_layout layout_of(const struct decode_view *a, int size, int blocks, int depth, bool logits)
+static struct few_layout layout_of(const struct decode_view *a, int blocks, int pairs, int depth, bool logits)
 {
     struct few_layout at;
-    int units = 0;
+    struct cuts cuts = cuts_of(*a, pairs);
+    int units = 0, stride = 0;
+    at.stage = 0;
     for (int r = 0; r < a->R; r++) units = std::max(units, team_of(a->E, a->R, blocks, r).units);
+    for (const struct cut &cut : cuts.of) {
+        at.stage = std::max(at.stage, cut.tiles * TILE_BYTES);
+        stride = std::max(stride, input_stride(cut));
+    }
     auto whole = [](int64_t n) { return (int)((n + 15) / 16 * 16); };
-    at.fixed = WARPS * depth * TILE_BYTES;
+    at.fixed = WARPS * depth * at.stage;
     at.input = at.fixed + whole((int64_t)sizeof(struct few_shared) + a->layers * (int64_t)sizeof(struct decode_layer));
-    at.residual = at.input + whole((int64_t)a->R * input_stride(a->E, size));
+    at.residual = at.input + 2 * pairs * stride;
     at.part = at.residual + a->R * a->d * (int)sizeof(float);
     at.mixer = at.part + PART_BYTES;
     at.sampler = at.input;
@@ -364,58 +379,67 @@ static struct few_layout layout_of(const struct decode_view *a, int size, int bl
     return at;
 }
 
-/* Stages of the rings, 0 when there is no room; with logits in shared memory where that is possible. */
-static int depth_that_fits(const struct cuda *c, const struct decode_view *a, int size, struct few_layout *at)
+/* Stages of the rings that kernels are made for. */
+static const int depths[] = {7, 5, 3};
+
+/* The most stages that there is room for, or 0; with logits in shared memory where that is possible. */
+static int depth_that_fits(const struct cuda *c, const struct decode_view *a, struct few_layout *at)
 {
-    for (int depth = DEEP; depth >= SHALLOW; depth -= DEEP - SHALLOW)
+    for (int depth : depths)
         for (int logits = 1; logits >= 0; logits--) {
-            *at = layout_of(a, size, c->multiprocessors, depth, logits != 0);
+            *at = layout_of(a, c->multiprocessors, pairs_of(a->R), depth, logits != 0);
             if ((size_t)at->total + METER_BYTES <= c->shared_limit) return depth;
         }
     return 0;
 }
 
-/* Whether every block has rows to read ahead of the others (which is how they know that words may be written anew), and
- * operands fit the tensor cores. */
-static bool suits(const struct cuda *c, const struct decode_view *a, int size)
+/* Whether every block has rows of in_proj (which is how blocks know that words may be written anew), and operands fit the
+ * tensor cores. */
+static bool suits(const struct cuda *c, const struct decode_view *a)
 {
-    int widest = size == 2 ? (int)keys<bf16>::WIDEST : (int)keys<float>::WIDEST;
-    return a->R <= MOST_STREAMS && a->R <= c->multiprocessors && a->W >= c->multiprocessors && a->S <= widest &&
-           a->S * size % 16 == 0;
+    if (a->R > MOST_STREAMS || a->R > c->multiprocessors || a->S > keys::WIDEST || a->S % 8 != 0) return false;
+    bool suits = (a->W + QUAD - 1) / QUAD >= c->multiprocessors;
+    for (const struct cut &cut : cuts_of(*a, pairs_of(a->R)).of) suits &= cut.tiles > 0 && cut.pass > 0;
+    return suits;
 }
 
 bool decode_persistent_fits(const struct cuda *c, const struct decode_view *a, bool is_bf16)
 {
-    int size = is_bf16 ? 2 : 4;
     struct few_layout at;
-    return suits(c, a, size) && depth_that_fits(c, a, size, &at) > 0;
+    return is_bf16 && suits(c, a) && depth_that_fits(c, a, &at) > 0;
 }
 
 int64_t decode_persistent_bytes(const struct decode_view *a, bool is_bf16, int64_t streams)
 {
     int64_t most = MOST_STREAMS;
-    return few_memory_of(a, std::min(streams, most), is_bf16 ? 2 : 4, NULL).bytes;
+    return is_bf16 ? few_memory_of(a, std::min(streams, most), NULL).bytes : 0;
 }
 
-template <typename X> static const void *kernel_of(int depth, bool metered)
+template <int PAIRS, int DEPTH> static const void *kernel_of(bool metered)
 {
-    if (metered)
-        return depth == DEEP ? (const void *)persistent_kernel<X, DEEP, struct meter>
-                             : (const void *)persistent_kernel<X, SHALLOW, struct meter>;
-    return depth == DEEP ? (const void *)persistent_kernel<X, DEEP, struct no_meter>
-                         : (const void *)persistent_kernel<X, SHALLOW, struct no_meter>;
+    return metered ? (const void *)persistent_kernel<PAIRS, DEPTH, struct meter>
+                   : (const void *)persistent_kernel<PAIRS, DEPTH, struct no_meter>;
 }
 
-aim_status decode_persistent_run(struct backend *be, const struct decode_view *a, bool is_bf16, int from, int to)
+template <int PAIRS> static const void *kernel_of(int depth, bool metered)
+{
+    return depth == 7   ? kernel_of<PAIRS, 7>(metered)
+           : depth == 5 ? kernel_of<PAIRS, 5>(metered)
+                        : kernel_of<PAIRS, 3>(metered);
+}
+
+aim_status decode_persistent_run(struct backend *be, const struct decode_view *a, int from, int to)
 {
     struct cuda *c = cuda_of(be);
-    int size = is_bf16 ? 2 : 4;
-    struct few_job job = {*a, few_memory_of(a, a->R, size, (char *)a->few), {}, from, to, (unsigned long long *)c->meter};
-    int depth = depth_that_fits(c, a, size, &job.at);
-    const void *kernel = is_bf16 ? kernel_of<bf16>(depth, c->meter != NULL) : kernel_of<float>(depth, c->meter != NULL);
+    struct few_job job = {*a, few_memory_of(a, a->R, (char *)a->few), {}, from, to, (unsigned long long *)c->meter};
+    int depth = depth_that_fits(c, a, &job.at), pairs = pairs_of(a->R);
+    bool metered = c->meter != NULL;
+    const void *kernel = pairs == 1   ? kernel_of<1>(depth, metered)
+                         : pairs == 2 ? kernel_of<2>(depth, metered)
+                                      : kernel_of<4>(depth, metered);
     void *arguments[] = {&job};
     CUDA_TRY(be, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, job.at.total));
-    if (from == 0) norm_kernel<<<(unsigned)((a->layers + 1) * a->R), THREADS, 0, c->stream>>>(*a, job.m.norms);
+    if (from == 0) TRY(make_tables(be, a, &job.m));
     CUDA_TRY(be, cudaMemsetAsync(a->few, 0, (size_t)job.m.words, c->stream));
     CUDA_TRY(be, cudaLaunchCooperativeKernel(kernel, dim3((unsigned)c->multiprocessors), dim3(THREADS), arguments,
                                              (size_t)job.at.total, c->stream));

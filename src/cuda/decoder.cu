@@ -209,7 +209,7 @@ static aim_status graph_prepare(struct decoder *d)
 static aim_status run_chunk(struct decoder *d, bool persistent, int from, int to)
 {
     struct backend *be = d->be;
-    if (persistent) return decode_persistent_run(be, &d->view, d->is_bf16, from, to);
+    if (persistent) return decode_persistent_run(be, &d->view, from, to);
     for (int t = from; t < to; t++) CUDA_TRY(be, cudaGraphLaunch(d->graph.run, cuda_of(be)->stream));
     return AIM_OK;
 }
@@ -249,7 +249,27 @@ static aim_status decoder_paint(struct decoder *d, const struct decoder_job *job
     return job->progress(job->user, a->T);
 }
 
-/* ---------------------------------------------------------------------------------------------------------- timing */
+/* ----------------------------------------------------------------------------------------------------------- probes */
+
+aim_status cuda_decode_logits(struct decoder *d, float *logits)
+{
+    const struct decode_view *a = &d->view;
+    struct device_memory *m = &d->be->memory;
+    size_t count = (size_t)(a->pictures * a->V);
+    TRY(m->download(d->be, logits, a->logits, count * sizeof *logits));
+    if (decode_persistent_fits(cuda_of(d->be), a, d->is_bf16)) return AIM_OK; /* its logits are guided already */
+    float *uncond = (float *)mem_array(d->be->ctx, count, sizeof *uncond, MEM_MISC);
+    if (!uncond) return AIM_ERR_MEMORY;
+    bool guided = a->R == 2 * a->pictures;
+    aim_status status = guided ? m->download(d->be, uncond, a->logits + count, count * sizeof *logits) : AIM_OK;
+    for (size_t i = 0; i < count && status == AIM_OK; i++) {
+        float guide = guided ? uncond[i] + a->filter.cfg * (logits[i] - uncond[i]) : logits[i];
+        logits[i] = guide * a->filter.scale;
+    }
+    mem_free(uncond);
+    return status;
+}
+
 
 /* A step of the kernels of `kinds` at position t, or the whole graph, between two events. */
 static aim_status timed_step(struct decoder *d, int t, unsigned kinds, const cudaEvent_t *between)

@@ -3,7 +3,8 @@
  *
  * A word is 32 bits of value beside the number of the step that wrote it, stored and loaded as one. Whoever needs a value
  * reads its word until the number is the expected one: value and news arrive in the same load, and nobody needs a fence or
- * a barrier. (NCCL's "LL" protocol.) A word may be written anew once its writer knows that all have read it.
+ * a barrier. (NCCL's "LL" protocol.) A packet is the same with 12 bytes of value. Either may be written anew once its writer
+ * knows that all have read it.
  */
 #ifndef AIM_CUDA_EXCHANGE_CUH
 #define AIM_CUDA_EXCHANGE_CUH
@@ -25,12 +26,49 @@ static __device__ inline word word_read(const word *from)
     return w;
 }
 
-/* Two words, each whole by itself; 16-byte aligned. */
-static __device__ inline ulonglong2 words_read(const word *from)
+/* A packet, whole: values in x, y, z, the step in w; 16-byte aligned. */
+static __device__ inline uint4 packet_read(const uint4 *from)
 {
-    ulonglong2 w;
-    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(w.x), "=l"(w.y) : "l"(from) : "memory");
-    return w;
+    uint4 p;
+    asm volatile("{\n\t"
+                 ".reg .b128 t;\n\t"
+                 ".reg .b64 low, high;\n\t"
+                 "ld.relaxed.gpu.global.b128 t, [%4];\n\t"
+                 "mov.b128 {low, high}, t;\n\t"
+                 "mov.b64 {%0, %1}, low;\n\t"
+                 "mov.b64 {%2, %3}, high;\n\t"
+                 "}"
+                 : "=r"(p.x), "=r"(p.y), "=r"(p.z), "=r"(p.w)
+                 : "l"(from)
+                 : "memory");
+    return p;
+}
+
+static __device__ inline void packet_store(uint4 *to, uint4 p)
+{
+    asm volatile("{\n\t"
+                 ".reg .b128 t;\n\t"
+                 ".reg .b64 low, high;\n\t"
+                 "mov.b64 low, {%1, %2};\n\t"
+                 "mov.b64 high, {%3, %4};\n\t"
+                 "mov.b128 t, {low, high};\n\t"
+                 "st.relaxed.gpu.global.b128 [%0], t;\n\t"
+                 "}" ::"l"(to),
+                 "r"(p.x), "r"(p.y), "r"(p.z), "r"(p.w)
+                 : "memory");
+}
+
+/* Four floats, cut to 24 bits, as the values of a packet, and back. */
+static __device__ inline uint4 pack4(float4 v, unsigned step)
+{
+    unsigned a = __float_as_uint(v.x), b = __float_as_uint(v.y), c = __float_as_uint(v.z), d = __float_as_uint(v.w);
+    return make_uint4(__byte_perm(a, b, 0x5321), __byte_perm(b, c, 0x6532), __byte_perm(c, d, 0x7653), step);
+}
+
+static __device__ inline float4 unpack4(uint4 p)
+{
+    return make_float4(__uint_as_float(p.x << 8), __uint_as_float(__byte_perm(p.x, p.y, 0x5430) & ~0xffu),
+                       __uint_as_float(__byte_perm(p.y, p.z, 0x4320) & ~0xffu), __uint_as_float(p.z & ~0xffu));
 }
 
 static __device__ inline bool word_is_of(word w, unsigned step)
@@ -100,11 +138,10 @@ static __device__ inline unsigned long long policy_of_weights(void)
     return policy;
 }
 
-/* Starts to copy 16 bytes to shared memory, or zeros. */
-static __device__ inline void weights_copy(unsigned to, const void *from, bool wanted, unsigned long long policy)
+/* Starts to copy 16 bytes to shared memory. */
+static __device__ inline void weights_copy(unsigned to, const void *from, unsigned long long policy)
 {
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(to), "l"(from),
-                 "r"(wanted ? 16 : 0), "l"(policy)
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "l"(policy)
                  : "memory");
 }
 
@@ -139,16 +176,14 @@ static __device__ inline uint4 shared_load(unsigned address)
     return v;
 }
 
-/* c (16,8) += a (16,16) b (16,8) of bf16, as in mma.cuh; rows 8 to 15 of a are zero. */
-static __device__ inline void multiply_rows(float (&c)[4], unsigned a0, unsigned a2, unsigned b0, unsigned b1)
+static __device__ inline uint2 shared_load2(unsigned address)
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %5}, {%7, %8}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a0), "r"(0), "r"(a2), "r"(b0), "r"(b1));
+    uint2 v;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
+    return v;
 }
 
-/* The same with all rows. */
+/* c (16,8) += a (16,16) b (16,8) of bf16, as in mma.cuh. */
 static __device__ inline void multiply_full(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
                                             unsigned b1)
 {

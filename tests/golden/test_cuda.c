@@ -1,19 +1,5 @@
 /* Models on the GPU: golden logits, the tokens that the CPU paints, golden codes and pictures. */
-#include "golden.h"
-
-#include "model/engine.h"
-
-/* NULL, with one line said, where there is no GPU: the test then calls skip(). */
-static aim_context *gpu_context(void)
-{
-    aim_context *ctx;
-    aim_context_options o = aim_context_defaults();
-    o.device = "cuda";
-    if (aim_context_create(&o, &ctx) == AIM_OK) return ctx;
-    print_message("skipped: no GPU (%s)\n", aim_last_error(ctx));
-    aim_context_free(ctx);
-    return NULL;
-}
+#include "network.h"
 
 static void check_logits(aim_context *ctx, const char *folder, aim_weights weights, double tolerance)
 {
@@ -74,29 +60,6 @@ static const struct ar_config wide = {.d_model = 1024,
 
 /* Pictures at once: streams that are no multiple of anything, and as many as large batches have. */
 enum { MOST = 9, LARGE = 40 };
-
-struct network {
-    struct params table;
-    struct ar *ar;
-};
-
-static void network_open(aim_context *ctx, const struct ar_config *config, aim_weights weights, struct network *n)
-{
-    *n = (struct network){.table = {.ctx = ctx, .prefix = AR_PREFIX}};
-    assert_ok(ctx, ar_describe(config, &n->table));
-    assert_ok(ctx, params_init(&n->table, 7));
-    for (size_t i = 0; i < n->table.count; i++) {
-        const struct param *row = &n->table.items[i];
-        hashed_fill(row->name, row->ndim, row->shape, (float *)(uintptr_t)n->table.made[i].data);
-    }
-    assert_ok(ctx, ar_build(config, &n->table, weights, 1, &n->ar));
-}
-
-static void network_close(struct network *n)
-{
-    ar_free(n->ar);
-    params_free(&n->table);
-}
 
 static aim_status go_on(void *user, int64_t tokens)
 {

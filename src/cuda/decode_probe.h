@@ -1,6 +1,6 @@
-/* Where a token of many streams spends its time, for benchmarks. */
-#ifndef AIM_CUDA_DECODE_TIMES_H
-#define AIM_CUDA_DECODE_TIMES_H
+/* What a decoder did last, for benchmarks and tests. */
+#ifndef AIM_CUDA_DECODE_PROBE_H
+#define AIM_CUDA_DECODE_PROBE_H
 
 #include "tensor/decoder.h"
 
@@ -13,5 +13,8 @@ enum decode_kind { STEP_NORM, STEP_IN, STEP_MIX, STEP_OUT, STEP_LOGITS, STEP_DRA
  * other means than these kernels.
  */
 aim_status cuda_decode_times(struct decoder *decoder, int t, double *whole, double kinds[STEP_KINDS]);
+
+/* The logits that the last token was drawn from: guided, over the temperature; (pictures, V), the host's. */
+aim_status cuda_decode_logits(struct decoder *decoder, float *logits);
 
 #endif
