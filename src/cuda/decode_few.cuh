@@ -122,9 +122,10 @@ struct few_memory {
     char *weights;      /* (layers, in_proj and out_proj), words: tiles (decode_few_tables.cuh) */
     float4 *norms;      /* (layers+1, R, d/4, 2): gates of the layer before, factors of this one */
     float *shifted;     /* (layers,R,W), (R,V): the matrix times the norm's shift */
+    word *scores;       /* (R,T): C·B of the tokens so far */
     float *ring;        /* (layers,R,RING,C): inputs of the convolution, token t in place t mod RING */
-    bf16 *u, *b;        /* (layers,R,E,T), (layers,R,T,S) */
-    float *decay;       /* (layers,R,E/UNIT,T): a_{s+1} ... a_t, once for each unit */
+    bf16 *u, *b;        /* (layers,R,E,T) in tiles (decode_few_mix.cuh), (layers,R,T,S) */
+    float *decay;       /* (layers,R,E/UNIT,T) in tiles: a_{s+1} ... a_t, once for each unit */
     int T;              /* of the history: whole ROWS */
     int64_t in_bytes, layer_bytes; /* of packed weights */
     int64_t words, bytes;          /* that must start as zeros; altogether */
@@ -149,6 +150,7 @@ static inline struct few_memory few_memory_of(const struct decode_view *a, int64
     m.v_pitch = a->E / PACKED + a->E / UNIT; /* each block rounds up */
     m.v = (uint4 *)take(R * m.v_pitch * (int64_t)sizeof(uint4));
     m.h = (uint4 *)take(R * a->d / QUAD * (int64_t)sizeof(uint4));
+    m.scores = (word *)take(R * T * (int64_t)sizeof(word));
     m.words = used;
     m.in_bytes = packed_bytes(cut.of[IN]);
     m.layer_bytes = m.in_bytes + packed_bytes(cut.of[OUT]);
@@ -209,14 +211,14 @@ static inline struct mixer_layout mixer_layout_of(int units, int S)
     m.fade = m.delta + units;
     m.now = m.fade + units;
     m.query = (m.now + 1 + 3) / 4 * 4;
-    m.total = m.query + 2 * S;
+    m.total = m.query + 3 * S / 2;
     return m;
 }
 
 /* Where things lie behind the weights' rings, in bytes. While a token is drawn, nothing from `input` on is in use. */
 struct few_layout {
-    int stage; /* of a ring */
-    int fixed, input, residual, part, mixer, sampler, logits, total; /* logits: 0 when there is no room */
+    int stage, depth; /* bytes of a warp's stage, stages of its ring */
+    int barriers, fixed, input, residual, part, mixer, u, decay, sampler, logits, total; /* logits: 0 when there is no room */
     struct mixer_layout mix;
 };
 

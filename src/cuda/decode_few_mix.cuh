@@ -1,19 +1,20 @@
 /*
  * The persistent kernel's mixer: convolution, recurrence in its dual form, gate, for the units that a block owns.
  *
- *     v = (Σ_{s<t} decay_s u_s (C_t·B_s) + u_t (C_t·B_t) + D x) silu(z) w
+ *     v = (a_t Σ_{s<t} decay_s u_s (C_t·B_s) + u_t (C_t·B_t) + D x) silu(z),   decay_s = a_{s+1} ... a_{t-1}
  *
- * Warp i takes tokens 16 i .. 16 i + 15 of the history, and of every 256 after those. It multiplies their rows of B by C
- * and the results' weights by their columns of u, in bf16 on the tensor cores; what came from float32 goes in as two bf16
- * numbers, the value and what rounding left of it, in two columns (rows) that would stay empty. What does not depend on this
- * token is under way to the registers while the block waits for the values that do.
+ * The history is cut into tiles of 16 tokens. The scores C·B of tile i are the same for all units of a stream: block i of the
+ * team works them out and tells the others. Warp i takes tile i, and every 16th after it: it multiplies scores and decays by
+ * its columns of u, in bf16 on the tensor cores; what came from float32 goes in as two bf16 numbers, the value and what
+ * rounding left of it, in two columns (rows) that would stay empty.
  */
 #ifndef AIM_CUDA_DECODE_FEW_MIX_CUH
 #define AIM_CUDA_DECODE_FEW_MIX_CUH
 
 #include "cuda/decode_few.cuh"
 
-/* ------------------------------------------------------------------------------------------------------------ C·B */
+/* Who waits for which words of this token: the first warps for B and C, the last one for them, the others for z, x and dt. */
+enum { SCORE_WARPS = 8, SCORER = WARPS - 1, SCORE_BARRIER = 1 };
 
 /* Two bf16 numbers whose sum is nearly x. */
 static __device__ inline void split(float x, bf16 *high, bf16 *low)
@@ -27,10 +28,59 @@ static __device__ inline unsigned pack(bf16 low, bf16 high)
     return (unsigned)__bfloat16_as_ushort(low) | (unsigned)__bfloat16_as_ushort(high) << 16;
 }
 
-/* Value n of B and C, which lie one after the other, into the queries (3,S): C, what is left of C, B. */
-static __device__ inline void put_query(void *to, int S, int n, float value)
+/* ------------------------------------------------------------------------------------------------------- the history */
+
+/* A layer's part of an array of `size` elements a layer. */
+template <typename T> static __device__ inline T *layer_of(T *of, int l, int size)
 {
-    bf16 *rows = (bf16 *)to;
+    return of + (int64_t)l * size;
+}
+
+/* A block's u: (tiles, channels, ROWS). */
+static __device__ inline bf16 *values_of(const struct few_job &job, const struct part_of_mixer &own, int l)
+{
+    return layer_of(job.m.u, l, job.a.R * job.a.E * job.m.T) + (own.stream * job.a.E + own.unit * UNIT) * job.m.T;
+}
+
+/* A block's decays: (tiles, units, ROWS). */
+static __device__ inline float *decays_of(const struct few_job &job, const struct part_of_mixer &own, int l)
+{
+    int units = job.a.E / UNIT;
+    return layer_of(job.m.decay, l, job.a.R * units * job.m.T) + (own.stream * units + own.unit) * job.m.T;
+}
+
+/* B of a stream: (T,S); rows of a tile are one block's. */
+static __device__ inline bf16 *keys_of(const struct few_job &job, int l, int stream)
+{
+    return layer_of(job.m.b, l, job.a.R * job.m.T * job.a.S) + stream * job.m.T * job.a.S;
+}
+
+/* One warp starts to copy `bytes` bytes. */
+static __device__ inline void copy_by_warp(void *to, const void *from, int bytes)
+{
+    unsigned at = shared_address(to);
+    for (int i = thread_index() % 32 * 16; i < bytes; i += 32 * 16) copy_ahead(at + i, (const char *)from + i);
+}
+
+/* Starts to copy what this warp will want of the history at position t: u and decays of its tiles, to the same places. */
+static __device__ inline void mix_ahead(const struct few_job &job, const struct part_of_mixer &own, int l, int t, char *shared)
+{
+    const bf16 *u = values_of(job, own, l);
+    const float *decay = decays_of(job, own, l);
+    int of_u = own.units * UNIT * ROWS, of_decay = own.units * ROWS;
+    for (int tile = thread_index() / 32; tile * ROWS < t; tile += WARPS) {
+        copy_by_warp((bf16 *)(shared + job.at.u) + tile * of_u, u + tile * of_u, of_u * (int)sizeof *u);
+        copy_by_warp((float *)(shared + job.at.decay) + tile * of_decay, decay + tile * of_decay,
+                     of_decay * (int)sizeof *decay);
+    }
+    copies_commit();
+}
+
+/* ------------------------------------------------------------------------------------------------------------ scores */
+
+/* Value n of B and C, which lie one after the other, into the queries (3,S): C, what is left of C, B. */
+static __device__ inline void put_query(bf16 *rows, int S, int n, float value)
+{
     if (n < S)
         rows[2 * S + n] = __float2bfloat16_rn(value);
     else
@@ -54,10 +104,10 @@ struct keys {
     }
 
     /* C·B of rows g and g+8, in the quad's every lane. Row `now` is that of this token; rows after it count for nothing. */
-    __device__ inline void dot(const void *query, int S, int now, float (&cb)[2])
+    __device__ inline void dot(const bf16 *query, int S, int now, float (&cb)[2])
     {
         int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
-        const uint4 *c = (const uint4 *)((const bf16 *)query + g * S), *b = (const uint4 *)((const bf16 *)query + 2 * S);
+        const uint4 *c = (const uint4 *)(query + g * S), *b = (const uint4 *)(query + 2 * S);
         float sum[STEPS][4];
         if (now < ROWS) {
 #pragma unroll
@@ -82,132 +132,6 @@ struct keys {
     }
 };
 
-/* ----------------------------------------------------------------------------------------------------------- Σ w u */
-
-/* 16 tokens of u for UNITS units, of which lane (g, q) has tokens 4q .. 4q+3 of channel g of each. */
-struct values {
-    uint2 u[UNITS];
-
-    /* From the first unit's first channel and the first of the tokens, in device memory. */
-    __device__ inline void load(const bf16 *from, int units, int T)
-    {
-        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
-#pragma unroll
-        for (int j = 0; j < UNITS; j++)
-            u[j] = j < units ? __ldcg((const uint2 *)(from + (j * UNIT + g) * T + 4 * q)) : make_uint2(0, 0);
-    }
-
-    /* part (UNITS·UNIT) = Σ weights (UNITS, ROWS) u, or more by that. The operand's rows g and g+8 are units g/2 and 4 + g/2. */
-    __device__ inline void sum(const float *weights, int units, bool more, float *part)
-    {
-        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
-        unsigned a[UNITS / 4][2];
-#pragma unroll
-        for (int half = 0; half < UNITS / 4; half++) {
-            float4 w = *(const float4 *)(weights + (4 * half + g / 2) * ROWS + 4 * q);
-            bf16 high[4], low[4];
-            split(w.x, high, low);
-            split(w.y, high + 1, low + 1);
-            split(w.z, high + 2, low + 2);
-            split(w.w, high + 3, low + 3);
-            a[half][0] = g % 2 ? pack(low[0], low[1]) : pack(high[0], high[1]);
-            a[half][1] = g % 2 ? pack(low[2], low[3]) : pack(high[2], high[3]);
-        }
-#pragma unroll
-        for (int j = 0; j < UNITS; j++) {
-            if (j >= units) break;
-            float c[4] = {0, 0, 0, 0};
-            multiply_full(c, a[0][0], a[1][0], a[0][1], a[1][1], u[j].x, u[j].y);
-            float x = c[j / 4 * 2], y = c[j / 4 * 2 + 1];
-            x += __shfl_xor_sync(~0u, x, 4);
-            y += __shfl_xor_sync(~0u, y, 4);
-            float2 *to = (float2 *)(part + j * UNIT + 2 * q);
-            if (g == j % 4 * 2) *to = more ? make_float2(to->x + x, to->y + y) : make_float2(x, y);
-        }
-    }
-};
-
-/* ------------------------------------------------------------------------------------------------------- the history */
-
-/* A layer's part of an array of `size` elements a layer. */
-template <typename T> static __device__ inline T *layer_of(T *of, int l, int size)
-{
-    return of + (int64_t)l * size;
-}
-
-static __device__ inline bf16 *values_of(const struct few_job &job, int l, int stream, int channel)
-{
-    return layer_of(job.m.u, l, job.a.R * job.a.E * job.m.T) + (stream * job.a.E + channel) * job.m.T;
-}
-
-static __device__ inline bf16 *keys_of(const struct few_job &job, int l, int stream)
-{
-    return layer_of(job.m.b, l, job.a.R * job.m.T * job.a.S) + stream * job.m.T * job.a.S;
-}
-
-static __device__ inline float *decays_of(const struct few_job &job, int l, int stream, int unit)
-{
-    int units = job.a.E / UNIT;
-    return layer_of(job.m.decay, l, job.a.R * units * job.m.T) + (stream * units + unit) * job.m.T;
-}
-
-/* u and decays of 16 tokens and up to UNITS units, those of a lane as in `values` and `weigh`. */
-struct past {
-    struct values u;
-    float *decay_at;                      /* of token first + g and of unit q */
-    float decay[UNITS / 4][ROWS / 8];     /* of units q and 4 + q, of tokens first + g and 8 further */
-
-    __device__ inline void load(const struct few_job &job, int l, int stream, int unit, int units, int first, int t)
-    {
-        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
-        decay_at = decays_of(job, l, stream, unit) + q * job.m.T + first + g;
-#pragma unroll
-        for (int j = 0; j < UNITS / 4; j++)
-#pragma unroll
-            for (int i = 0; i < ROWS / 8; i++)
-                decay[j][i] = 4 * j + q < units && first + g + 8 * i < t ? __ldcg(decay_at + 4 * j * job.m.T + 8 * i) : 0.0f;
-        u.load(values_of(job, l, stream, unit * UNIT) + first, units, job.m.T);
-    }
-
-    /* Weights (UNITS, ROWS) of the tokens in shared memory, from cb as keys::dot gives it, and decays for the next token. */
-    __device__ inline void weigh(int T, int units, int now, const float *fade, const float (&cb)[ROWS / 8], float *weights)
-    {
-        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
-#pragma unroll
-        for (int j = 0; j < UNITS / 4; j++) {
-            int unit = 4 * j + q;
-            float by = unit < units ? fade[unit] : 0.0f;
-#pragma unroll
-            for (int i = 0; i < ROWS / 8; i++) {
-                int row = g + 8 * i;
-                float faded = decay[j][i] * by, next = faded > 1e-30f ? faded : 0.0f;
-                weights[unit * ROWS + row] = row < now ? next * cb[i] : 0.0f;
-                if (unit < units && row <= now) decay_at[4 * j * T + 8 * i] = row < now ? next : 1.0f;
-            }
-        }
-    }
-};
-
-/* Asks for what `mix` will read, so that it is in the second-level cache by then: 4 lines of a row for a thread each. */
-static __device__ inline void mix_ahead(const struct few_job &job, const struct part_of_mixer &own, int l, int t)
-{
-    enum { LINE = 128, ACROSS = 4 };
-    int thread = thread_index(), row = thread / ACROSS, column = thread % ACROSS * LINE, T = job.m.T;
-    const char *u = (const char *)values_of(job, l, own.stream, own.unit * UNIT);
-    for (int i = row; i < own.units * UNIT; i += THREADS / ACROSS)
-        for (int at = column; at < t * (int)sizeof(bf16); at += ACROSS * LINE) prefetch(u + i * T * (int)sizeof(bf16) + at);
-    const char *decay = (const char *)decays_of(job, l, own.stream, own.unit);
-    for (int i = THREADS / ACROSS - 1 - row; i < own.units; i += THREADS / ACROSS)
-        for (int at = column; at < t * (int)sizeof(float); at += ACROSS * LINE)
-            prefetch(decay + i * T * (int)sizeof(float) + at);
-    /* The team's blocks share the lines of B, which each of them will read. */
-    const char *b = (const char *)keys_of(job, l, own.stream);
-    int bytes = own.units ? t * job.a.S * (int)sizeof(bf16) : 0;
-    for (int at = (thread * own.blocks + own.place) * LINE; at < bytes; at += THREADS * own.blocks * LINE) prefetch(b + at);
-}
-
-/* ------------------------------------------------------------------------------------------------ this token's inputs */
-
 /* Channel c of the convolution of words x at position t: waits for it. `keeps` puts it into the ring (RING,C). */
 static __device__ inline float convolve(const struct decode_layer &layer, float *ring, int C, int t, int c, bool keeps,
                                         const word *x, unsigned step)
@@ -229,31 +153,156 @@ static __device__ inline float convolve(const struct decode_layer &layer, float 
     return silu(sum);
 }
 
+/* Words of in_proj's results and the convolution's past inputs of a stream. */
+struct mixer_inputs {
+    const word *zxbcdt;
+    float *ring; /* (RING,C) */
+};
+
+static __device__ inline struct mixer_inputs inputs_of(const struct few_job &job, const struct part_of_mixer &own, int l)
+{
+    const struct decode_view &a = job.a;
+    return {job.m.zxbcdt + own.stream * a.W, layer_of(job.m.ring, l, a.R * RING * a.C) + own.stream * RING * a.C};
+}
+
+/* The scores of the tiles that this block tells its team; one block of it keeps the convolution's inputs. */
+static __device__ inline void tell_scores(const struct few_job &job, const struct part_of_mixer &own,
+                                          const struct decode_layer &layer, int l, int t, unsigned step, bf16 *query)
+{
+    const struct decode_view &a = job.a;
+    int thread = thread_index(), lane = thread % 32, S = a.S;
+    bf16 *b = keys_of(job, l, own.stream);
+    if (own.place * ROWS > t) return;
+    if (thread < 32 * SCORE_WARPS) {
+        struct mixer_inputs in = inputs_of(job, own, l);
+        for (int n = thread; n < 2 * S; n += 32 * SCORE_WARPS)
+            put_query(query, S, n, convolve(layer, in.ring, a.C, t, a.E + n, own.place == 0, in.zxbcdt + a.E, step));
+        barrier_arrive<SCORE_BARRIER, 32 * (SCORE_WARPS + 1)>();
+    } else if (thread / 32 == SCORER) {
+        int first = own.place * ROWS;
+        struct keys keys;
+        keys.load(b + first * S, S);
+        barrier_wait<SCORE_BARRIER, 32 * (SCORE_WARPS + 1)>();
+        for (; first <= t; first += own.blocks * ROWS) {
+            float score[ROWS / 8];
+            if (first >= own.blocks * ROWS) keys.load(b + first * S, S);
+            keys.dot(query, S, t - first, score);
+#pragma unroll
+            for (int i = 0; i < ROWS / 8; i++)
+                if (lane % 4 == i) word_store(job.m.scores + own.stream * job.m.T + first + lane / 4 + 8 * i,
+                                              __float_as_uint(score[i]), step);
+            if (t - first < ROWS)
+                for (int n = lane; n < S; n += 32) b[t * S + n] = query[2 * S + n];
+        }
+    }
+}
+
+/* ----------------------------------------------------------------------------------------------------------- Σ w u */
+
+/* part (units·UNIT) = Σ weights (UNITS, ROWS) u (units, UNIT, ROWS), or more by that. Rows g and g+8 of the tensor cores'
+ * operand are units g/2 and 4 + g/2: even ones the value, odd ones what is left of it. */
+static __device__ inline void add_tile(const float *weights, const bf16 *u, int units, bool more, float *part)
+{
+    int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
+    unsigned a[UNITS / 4][2];
+#pragma unroll
+    for (int half = 0; half < UNITS / 4; half++) {
+        float4 w = *(const float4 *)(weights + (4 * half + g / 2) * ROWS + 4 * q);
+        bf16 high[4], low[4];
+        split(w.x, high, low);
+        split(w.y, high + 1, low + 1);
+        split(w.z, high + 2, low + 2);
+        split(w.w, high + 3, low + 3);
+        a[half][0] = g % 2 ? pack(low[0], low[1]) : pack(high[0], high[1]);
+        a[half][1] = g % 2 ? pack(low[2], low[3]) : pack(high[2], high[3]);
+    }
+#pragma unroll
+    for (int j = 0; j < UNITS; j++) {
+        if (j >= units) break;
+        float c[4] = {0, 0, 0, 0};
+        uint2 of = *(const uint2 *)(u + (j * UNIT + g) * ROWS + 4 * q);
+        multiply_full(c, a[0][0], a[1][0], a[0][1], a[1][1], of.x, of.y);
+        float x = c[j / 4 * 2], y = c[j / 4 * 2 + 1];
+        x += __shfl_xor_sync(~0u, x, 4);
+        y += __shfl_xor_sync(~0u, y, 4);
+        float2 *to = (float2 *)(part + j * UNIT + 2 * q);
+        if (g == j % 4 * 2) *to = more ? make_float2(to->x + x, to->y + y) : make_float2(x, y);
+    }
+}
+
+/*
+ * This warp's tiles: part (channels) = Σ decay score u; work[now] = C_t·B_t. u and decays of one unit after the other are in
+ * shared memory. A lane (g, q) has decays of units q and 4+q for tokens g and 8+g, u of tokens 4q .. 4q+3 for channel g of each.
+ */
+static __device__ inline void sum_history(const struct few_job &job, const struct part_of_mixer &own, int t, unsigned step,
+                                          const bf16 *u, const float *decay, float *work)
+{
+    const struct mixer_layout &at = job.at.mix;
+    int thread = thread_index(), warp = thread / 32, lane = thread % 32, g = lane / 4, q = lane % 4;
+    float *weights = work + at.weights + warp * UNITS * ROWS, *part = work + at.part + warp * at.pitch;
+    const word *scores = job.m.scores + own.stream * job.m.T + g;
+    for (int tile = warp; tile * ROWS <= t; tile += WARPS) {
+        int now = t - tile * ROWS;
+        float score[ROWS / 8];
+#pragma unroll
+        for (int i = 0; i < ROWS / 8; i++)
+            score[i] = g + 8 * i <= now ? word_float(word_wait(scores + tile * ROWS + 8 * i, step)) : 0.0f;
+        if (now < ROWS && q == 0 && now % 8 == g) work[at.now] = score[now / 8];
+        for (int unit = 0; unit < own.units; unit += UNITS) {
+            int units = min(own.units - unit, (int)UNITS);
+            const float *of_decay = decay + (tile * own.units + unit) * ROWS;
+            const bf16 *of_u = u + (tile * own.units + unit) * UNIT * ROWS;
+#pragma unroll
+            for (int j = 0; j < UNITS; j += 4)
+#pragma unroll
+                for (int i = 0; i < ROWS / 8; i++) {
+                    int at_row = (j + q) * ROWS + g + 8 * i;
+                    weights[at_row] = j + q < units && g + 8 * i < now ? of_decay[at_row] * score[i] : 0.0f;
+                }
+            __syncwarp();
+            if (now > 0) add_tile(weights, of_u, units, tile != warp, part + unit * UNIT);
+            __syncwarp(); /* the weights are read */
+        }
+        if (now == 0 && tile == warp)
+            for (int i = lane; i < own.units * UNIT; i += 32) part[i] = 0;
+    }
+}
+
+/* This warp's decays for the next token, in device memory. */
+static __device__ inline void fade_history(const struct few_job &job, const struct part_of_mixer &own, int l, int t,
+                                           const float *decay, const float *fade)
+{
+    float *to = decays_of(job, own, l);
+    int thread = thread_index(), lane = thread % 32;
+    for (int tile = thread / 32; tile * ROWS <= t; tile += WARPS)
+        for (int i = lane; i < own.units * ROWS; i += 32) {
+            int now = t - tile * ROWS - i % ROWS, at = tile * own.units * ROWS + i;
+            float faded = now > 0 ? decay[at] * fade[i / ROWS] : 1.0f;
+            if (now >= 0) to[at] = faded > 1e-30f ? faded : 0.0f;
+        }
+}
+
+/* ------------------------------------------------------------------------------------------------ this token's inputs */
+
 /* Waits for what in_proj made of this token for the block's channels, and leaves in shared memory what follows from it. */
 static __device__ inline void mix_inputs(const struct few_job &job, const struct part_of_mixer &own,
                                          const struct decode_layer &layer, int l, int t, unsigned step, float *work)
 {
+    enum { FIRST = 32 * SCORE_WARPS, COUNT = 32 * (SCORER - SCORE_WARPS) };
     const struct decode_view &a = job.a;
     const struct mixer_layout &at = job.at.mix;
-    int channels = own.units * UNIT, e0 = own.unit * UNIT;
-    float *ring = layer_of(job.m.ring, l, a.R * RING * a.C) + own.stream * RING * a.C;
-    const word *zxbcdt = job.m.zxbcdt + own.stream * a.W;
-    for (int i = thread_index(); i < 2 * a.S + 2 * channels + own.units; i += THREADS) {
-        int c = i - 2 * a.S; /* of B and C when negative; all blocks of the team compute those, and one keeps them */
+    int channels = own.units * UNIT, e0 = own.unit * UNIT, first = thread_index() - FIRST;
+    struct mixer_inputs in = inputs_of(job, own, l);
+    if (first < 0 || first >= COUNT) return;
+    for (int c = first; c < 2 * channels + own.units; c += COUNT) {
         if (c < channels) {
-            bool keeps = c >= 0 || own.place == 0;
-            float x = convolve(layer, ring, a.C, t, c < 0 ? a.E + i : e0 + c, keeps, zxbcdt + a.E, step);
-            if (c >= 0)
-                work[at.x + c] = x;
-            else
-                put_query(work + at.query, a.S, i, x);
-            if (keeps && i < a.S) from_float(x, keys_of(job, l, own.stream) + t * a.S + i);
+            work[at.x + c] = convolve(layer, in.ring, a.C, t, e0 + c, true, in.zxbcdt + a.E, step);
         } else if (c < 2 * channels) {
-            work[at.z + c - channels] = silu(word_float(word_wait(zxbcdt + e0 + c - channels, step)));
+            work[at.z + c - channels] = silu(word_float(word_wait(in.zxbcdt + e0 + c - channels, step)));
         } else {
             int unit = c - 2 * channels, h = (own.unit + unit) / (HEADDIM / UNIT);
             float bias = layer.dt_bias[h], rate = expf(layer.A_log[h]);
-            float dt = word_float(word_wait(zxbcdt + a.W - a.H + h, step)) + bias;
+            float dt = word_float(word_wait(in.zxbcdt + a.W - a.H + h, step)) + bias;
             float delta = dt > 20.0f ? dt : log1pf(expf(dt));
             work[at.delta + unit] = delta;
             work[at.fade + unit] = expf(-delta * rate);
@@ -263,14 +312,14 @@ static __device__ inline void mix_inputs(const struct few_job &job, const struct
 
 /* ------------------------------------------------------------------------------------------------------------- v */
 
-/* Keeps u of token t. Every 16th time the tokens after it become zero: their weights are, and u may be anything. */
-static __device__ inline void keep_value(float value, bf16 *history, int t)
+/* Keeps u of token t of a channel whose tile starts at `row`. The first one makes the tokens after it zero: their weights are,
+ * and u may be anything. */
+static __device__ inline void keep_value(float value, bf16 *row, int t)
 {
     enum { WIDE = 16 / sizeof(bf16) };
-    bf16 *u = history + t;
     if (t % ROWS == 0)
-        for (int i = 0; i < ROWS; i += WIDE) *(uint4 *)(u + i) = make_uint4(0, 0, 0, 0);
-    from_float(value, u);
+        for (int i = 0; i < ROWS; i += WIDE) *(uint4 *)(row + i) = make_uint4(0, 0, 0, 0);
+    from_float(value, row + t % ROWS);
 }
 
 /* A packet of v of every PACKED lanes, one channel each, sent by the first of them. */
@@ -294,67 +343,45 @@ static __device__ inline void mix_finish(const struct few_job &job, const struct
                                          unsigned step, int group, float D, const float *work)
 {
     const struct mixer_layout &at = job.at.mix;
-    int lane = thread_index() % 32, c = group * GROUP + lane, warps = min((int)WARPS, t / ROWS + 1);
-    bool there = lane < GROUP && c < own.units * UNIT;
+    int lane = thread_index() % 32, c = group * GROUP + lane, channels = own.units * UNIT;
+    int warps = min((int)WARPS, t / ROWS + 1);
+    bool there = lane < GROUP && c < channels;
     float gated = 0, u = 0;
     if (there) {
-        float x = work[at.x + c];
+        float x = work[at.x + c], past = work[at.fade + c / UNIT] * sum_apart(work + at.part + c, at.pitch, warps);
         u = work[at.delta + c / UNIT] * x;
-        float sum = work[at.now] * u + D * x + sum_apart(work + at.part + c, at.pitch, warps);
-        gated = sum * work[at.z + c];
+        gated = (past + work[at.now] * u + D * x) * work[at.z + c];
     }
     uint4 *v = job.m.v + own.stream * job.m.v_pitch + own.place * own.packets;
     send_mixed(gated, there, v + group * (GROUP / PACKED), step);
-    if (there) keep_value(u, values_of(job, l, own.stream, own.unit * UNIT + c), t);
+    if (there) keep_value(u, values_of(job, own, l) + (t / ROWS * channels + c) * ROWS, t);
 }
 
 /*
- * Position t of layer l for the block's units; `waited` is called when the inputs have come. Shared: work
- * (mixer_layout.total), 16-byte aligned. Begins and ends without a barrier, with two between.
+ * Position t of layer l for the block's units; `waited` is called when the scores have come. Shared: work
+ * (mixer_layout.total), 16-byte aligned. Begins and ends without a barrier, with one between.
  */
 template <typename Waited>
 static __device__ inline void mix(const struct few_job &job, const struct part_of_mixer &own, const struct decode_layer &layer,
-                                  int l, int t, unsigned step, float *work, Waited waited)
+                                  int l, int t, unsigned step, char *shared, Waited waited)
 {
     const struct mixer_layout &at = job.at.mix;
-    int thread = thread_index(), warp = thread / 32, lane = thread % 32, first = warp * ROWS, S = job.a.S;
-    const bf16 *b = keys_of(job, l, own.stream);
-    float *weights = work + at.weights + warp * UNITS * ROWS;
-    struct keys keys = {};
-    struct past past = {};
-    if (first <= t) {
-        keys.load(b + first * S, S);
-        past.load(job, l, own.stream, own.unit, min(own.units, (int)UNITS), first, t);
-    }
+    float *work = (float *)(shared + job.at.mixer);
+    const float *decay = (const float *)(shared + job.at.decay);
+    int warp = thread_index() / 32;
     float D = direct_weight(own, layer, warp);
+    tell_scores(job, own, layer, l, t, step, (bf16 *)(work + at.query));
     mix_inputs(job, own, layer, l, t, step, work);
+    copies_wait<0>();
+    __syncwarp(); /* every lane's copies of the history have arrived */
+    sum_history(job, own, t, step, (const bf16 *)(shared + job.at.u), decay, work);
     waited();
-    __syncthreads();
-    for (; first <= t; first += WARPS * ROWS) {
-        float cb[ROWS / 8];
-        bool more = first >= WARPS * ROWS;
-        if (more) keys.load(b + first * S, S);
-        keys.dot(work + at.query, S, t - first, cb);
-        if (t - first < ROWS && lane == (t - first) % 8 * 4) work[at.now] = t - first < 8 ? cb[0] : cb[1];
-        for (int unit = 0; unit < own.units; unit += UNITS) {
-            int units = min(own.units - unit, (int)UNITS);
-            if (more || unit > 0) past.load(job, l, own.stream, own.unit + unit, units, first, t);
-            past.weigh(job.m.T, units, t - first, work + at.fade + unit, cb, weights);
-            __syncwarp();
-            float *part = work + at.part + warp * at.pitch + unit * UNIT;
-            if (first < t) {
-                past.u.sum(weights, units, more, part);
-            } else if (!more) {
-                for (int i = lane; i < units * UNIT; i += 32) part[i] = 0;
-            }
-            __syncwarp(); /* the weights are read */
-        }
-    }
     __syncthreads();
     for (int group = warp; group * GROUP < own.units * UNIT; group += WARPS) {
         if (group != warp) D = direct_weight(own, layer, group);
         mix_finish(job, own, l, t, step, group, D, work);
     }
+    fade_history(job, own, l, t, decay, work + at.fade);
 }
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * The persistent kernel's products of few rows with the weights, which are read once a token: what counts is that memory
- * never idles, and that few instructions lie between the input and the sums. Each thread reads its part of the weights through
- * a ring of its own in shared memory, in the order in which it will use them, and that order does not stop where blocks wait
+ * never idles, and that few instructions lie between the input and the sums. Each warp reads its part of the weights through a
+ * ring of its own in shared memory, in the order in which it will use them, and that order does not stop where blocks wait
  * for each other: the rings fill with the weights of what comes next.
  *
  * The weights lie in memory as the tensor cores' operands (decode_few_tables.cuh): 16 bytes a lane are a tile of 4 rows by 64
@@ -33,31 +33,87 @@ static __device__ inline void shares_start(const struct few_job &job, int pairs,
 
 /* --------------------------------------------------------------------------------------------------------- the rings */
 
-/* A warp's ring, as a lane of it sees it. A stage holds this warp's tiles of a quad; the quads to read next are `left` ones of
- * product `product` of the token that is `tokens` before the last. */
+/* A warp's ring. A stage holds its tiles of a quad; the quads to read next are `left` ones of product `product` of the token
+ * that is `tokens` before the last. */
 struct ring {
-    unsigned begin, end, used, filled; /* shared addresses: of the ring, of the stage used next, and filled next */
-    int stage;                         /* bytes */
-    int tokens, product, left, tiles;
+    unsigned begin, barriers; /* shared addresses: of the first stage, and of its barrier */
+    int stage, depth;         /* bytes of a stage, how many */
+    int used, filled;         /* stages that are used next, and filled next */
+    unsigned parity;          /* of the phase that fills the stages from `used` on */
+    int tokens, product, left, bytes;
     const char *from;
     int hop; /* bytes from a quad to the warp's next one */
     unsigned long long policy;
 };
 
+#if __CUDA_ARCH__ >= 900
+
+static __device__ inline void stage_start(const struct ring *g)
+{
+    for (int i = 0; i < g->depth && thread_index() % 32 == 0; i++) bulk_barrier_start(g->barriers + 8 * i);
+    __syncwarp();
+}
+
+static __device__ inline void stage_read(const struct ring *g)
+{
+    __syncwarp(); /* every lane has read what was there */
+    if (thread_index() % 32 == 0)
+        bulk_copy(g->begin + g->filled * g->stage, g->from, g->bytes, g->barriers + 8 * g->filled, g->policy);
+}
+
+static __device__ inline void stage_skip(void)
+{
+}
+
+static __device__ inline void stage_wait(const struct ring *g)
+{
+    bulk_wait(g->barriers + 8 * g->used, g->parity);
+}
+
+#else /* a lane copies what it will read itself; every stage is a group of copies, also past the end */
+
+static __device__ inline void stage_start(const struct ring *)
+{
+}
+
+static __device__ inline void stage_skip(void)
+{
+    copies_commit();
+}
+
+static __device__ inline void stage_read(const struct ring *g)
+{
+    for (int i = thread_index() % 32 * 16; i < g->bytes; i += TILE_BYTES)
+        copy_weights(g->begin + g->filled * g->stage + i, g->from + i, g->policy);
+    copies_commit();
+}
+
+/* Groups of copies end in their order; those of other things only make the wait longer. */
+static __device__ inline void stage_wait(const struct ring *g)
+{
+    if (g->depth > 4)
+        copies_wait<4>();
+    else if (g->depth > 2)
+        copies_wait<2>();
+    else
+        copies_wait<0>();
+}
+
+#endif
+
 /* The products of a token in their order: 2l is in_proj of layer l, 2l+1 its out_proj, 2·layers the head. */
 static __device__ inline void ring_enter(const struct few_job &job, const struct few_shared *s, struct ring *g)
 {
-    int thread = thread_index(), l = g->product / 2;
+    int l = g->product / 2;
     enum product_kind kind = l == job.a.layers ? HEAD : g->product % 2 ? OUT : IN;
-    const struct reading r = s->reading[kind][thread / 32];
+    const struct reading r = s->reading[kind][thread_index() / 32];
     g->left = r.quads;
     g->hop = r.hop;
-    g->tiles = s->share[kind].cut.tiles;
-    g->from = job.m.weights + l * job.m.layer_bytes + r.from + thread % 32 * 16;
+    g->bytes = s->share[kind].cut.tiles * TILE_BYTES;
+    g->from = job.m.weights + l * job.m.layer_bytes + r.from;
 }
 
-/* Starts reading a quad. A ring always has as many groups of copies on their way as it has stages that are not free: past the
- * end they are empty. */
+/* Starts reading a quad into a free stage, if there is one left. */
 static __device__ inline void ring_read(const struct few_job &job, const struct few_shared *s, struct ring *g)
 {
     while (g->tokens > 0 && g->left <= 0) {
@@ -67,30 +123,32 @@ static __device__ inline void ring_read(const struct few_job &job, const struct 
         }
         ring_enter(job, s, g);
     }
-    if (g->tokens > 0) {
-#pragma unroll
-        for (int i = 0; i < MOST_TILES; i++)
-            if (i < g->tiles) weights_copy(g->filled + i * TILE_BYTES, g->from + i * TILE_BYTES, g->policy);
-        g->from += g->hop;
-        g->left--;
+    if (g->tokens == 0) {
+        stage_skip();
+        return;
     }
-    weights_commit();
-    g->filled = g->filled + g->stage == g->end ? g->begin : g->filled + g->stage;
+    stage_read(g);
+    g->from += g->hop;
+    g->left--;
+    g->filled = g->filled + 1 == g->depth ? 0 : g->filled + 1;
 }
 
-template <int DEPTH>
 static __device__ inline void ring_start(const struct few_job &job, const struct few_shared *s, struct ring *g,
                                          const char *shared)
 {
-    int thread = thread_index(), bytes = DEPTH * job.at.stage;
+    int warp = thread_index() / 32;
     g->stage = job.at.stage;
-    g->used = g->filled = g->begin = shared_address(shared + thread / 32 * bytes) + thread % 32 * 16;
-    g->end = g->begin + bytes;
+    g->depth = job.at.depth;
+    g->begin = shared_address(shared) + warp * g->depth * g->stage;
+    g->barriers = shared_address(shared + job.at.barriers) + warp * g->depth * 8;
+    g->used = g->filled = 0;
+    g->parity = 0;
     g->tokens = job.to - job.from;
     g->product = 0;
     g->policy = policy_of_weights();
+    stage_start(g);
     ring_enter(job, s, g);
-    for (int i = 0; i < DEPTH; i++) ring_read(job, s, g);
+    for (int i = 0; i < g->depth; i++) ring_read(job, s, g);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- products */
@@ -161,7 +219,7 @@ template <int PAIRS> static __device__ inline float sum_of(const float2 *part, i
  * The input must be there, for all threads. A stage is filled again while the next one is used, the last one after `finish`,
  * off the way of what others wait for. Ends without a barrier: `part` and the input are free after the next one.
  */
-template <int PAIRS, int DEPTH, typename Prepare, typename Finish>
+template <int PAIRS, typename Prepare, typename Finish>
 static __device__ inline void product(const struct few_job &job, const struct few_shared *s, struct ring *g,
                                       enum product_kind kind, unsigned input, float2 *part, Prepare prepare, Finish finish)
 {
@@ -179,17 +237,21 @@ static __device__ inline void product(const struct few_job &job, const struct fe
             float c[PAIRS][4] = {};
             uint4 w[MOST_TILES];
             if (spent) ring_read(job, s, g);
-            weights_wait<DEPTH - 1>();
+            stage_wait(g);
+            unsigned from = g->begin + g->used * g->stage + thread_index() % 32 * 16;
 #pragma unroll
             for (int i = 0; i < MOST_TILES; i++)
-                if (i < p.cut.tiles) w[i] = shared_load(g->used + i * TILE_BYTES);
+                if (i < p.cut.tiles) w[i] = shared_load(from + i * TILE_BYTES);
 #pragma unroll
             for (int i = 0; i < MOST_TILES; i++)
                 if (i < p.cut.tiles)
 #pragma unroll
                     for (int j = 0; j < PAIRS; j++)
                         multiply_full(c[j], w[i].x, w[i].y, w[i].z, w[i].w, in.x[j][i].x, in.x[j][i].y);
-            g->used = g->used + g->stage == g->end ? g->begin : g->used + g->stage;
+            if (++g->used == g->depth) {
+                g->used = 0;
+                g->parity ^= 1;
+            }
             spent = true;
             put_sums<PAIRS>(c, part + (quad - first) * PAIRS * slots * QUAD, slots, k_group);
         }

@@ -193,13 +193,13 @@ static __device__ inline float shift_of(const struct few_job &job, const struct 
     return n.r < a.R && n.row < rows ? __ldcg(from) : 0.0f;
 }
 
-template <int PAIRS, int DEPTH>
+template <int PAIRS>
 static __device__ inline void project_in(const struct few_job &job, const struct few_shared *s, struct ring *ring, int l,
                                          unsigned step, unsigned input, float2 *part)
 {
     const struct decode_view &a = job.a;
     float shift = 0;
-    product<PAIRS, DEPTH>(
+    product<PAIRS>(
         job, s, ring, IN, input, part, [&](int quad) { shift = shift_of(job, result(s->share[IN], quad), l); },
         [&](int quad, float sum) {
             const struct result n(s->share[IN], quad);
@@ -208,12 +208,12 @@ static __device__ inline void project_in(const struct few_job &job, const struct
         });
 }
 
-template <int PAIRS, int DEPTH>
+template <int PAIRS>
 static __device__ inline void project_out(const struct few_job &job, const struct few_shared *s, struct ring *ring,
                                           unsigned step, unsigned input, float2 *part)
 {
     const struct decode_view &a = job.a;
-    product<PAIRS, DEPTH>(
+    product<PAIRS>(
         job, s, ring, OUT, input, part, [](int) {},
         [&](int quad, float sum) {
             const struct result n(s->share[OUT], quad);
@@ -227,14 +227,14 @@ static __device__ inline void project_out(const struct few_job &job, const struc
 }
 
 /* Guided logits (pictures, V). */
-template <int PAIRS, int DEPTH>
+template <int PAIRS>
 static __device__ inline void project_words(const struct few_job &job, const struct few_shared *s, struct ring *ring,
                                             unsigned input, float2 *part)
 {
     const struct decode_view &a = job.a;
     bool guided = a.R == 2 * a.pictures;
     float shift = 0;
-    product<PAIRS, DEPTH>(
+    product<PAIRS>(
         job, s, ring, HEAD, input, part, [&](int quad) { shift = shift_of(job, result(s->share[HEAD], quad), a.layers); },
         [&](int quad, float sum) {
             const struct result n(s->share[HEAD], quad);
@@ -299,30 +299,30 @@ static __device__ inline void shared_start(const struct few_job &job, int pairs,
 }
 
 /* One layer. step: the number of its words. */
-template <int PAIRS, int DEPTH, typename Meter>
+template <int PAIRS, typename Meter>
 static __device__ inline void run_layer(const struct few_job &job, const struct part_of_mixer &own, struct few_shared *s,
                                         struct ring *ring, char *shared, int l, int t, Meter &meter)
 {
     unsigned step = (unsigned)(t * job.a.layers + l + 1);
     char *input = shared + job.at.input;
     float2 *part = (float2 *)(shared + job.at.part);
-    mix_ahead(job, own, l, t);
+    mix_ahead(job, own, l, t, shared);
     take_residual<PAIRS>(job, s, l, t, step - 1, (float4 *)(shared + job.at.residual), input, input_stride(s->share[IN].cut),
                          [&] { meter.mark(WAIT_H); });
     meter.mark(NORM);
-    project_in<PAIRS, DEPTH>(job, s, ring, l, step, shared_address(input), part);
+    project_in<PAIRS>(job, s, ring, l, step, shared_address(input), part);
     meter.mark(IN_PROJ);
     if (own.units > 0)
-        mix(job, own, layers_of(s)[l], l, t, step, (float *)(shared + job.at.mixer), [&] { meter.mark(WAIT_ZXBCDT); });
+        mix(job, own, layers_of(s)[l], l, t, step, shared, [&] { meter.mark(WAIT_ZXBCDT); });
     meter.mark(MIX);
     if (s->share[OUT].quads > 0) { /* who sends no h would not hold back those who write v anew */
         take_mixed<PAIRS>(job, s, step, input, input_stride(s->share[OUT].cut), [&] { meter.mark(WAIT_V); });
-        project_out<PAIRS, DEPTH>(job, s, ring, step, shared_address(input), part);
+        project_out<PAIRS>(job, s, ring, step, shared_address(input), part);
     }
     meter.mark(OUT_PROJ);
 }
 
-template <int PAIRS, int DEPTH, typename Meter>
+template <int PAIRS, typename Meter>
 static __global__ void __launch_bounds__(THREADS, 1) persistent_kernel(const __grid_constant__ struct few_job job)
 {
     extern __shared__ __align__(128) char shared[];
@@ -333,22 +333,21 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent_kernel(const __g
     struct ring ring;
     Meter meter;
     shared_start(job, PAIRS, shared, s);
-    ring_start<DEPTH>(job, s, &ring, shared);
+    ring_start(job, s, &ring, shared);
     meter.start();
     for (int t = job.from; t < job.to; t++) {
         last_tokens(job, s, t);
         meter.mark(WAIT_TOKEN);
-        for (int l = 0; l < a.layers; l++) run_layer<PAIRS, DEPTH>(job, own, s, &ring, shared, l, t, meter);
+        for (int l = 0; l < a.layers; l++) run_layer<PAIRS>(job, own, s, &ring, shared, l, t, meter);
         take_residual<PAIRS>(job, s, a.layers, t, (unsigned)((t + 1) * a.layers), (float4 *)(shared + job.at.residual), input,
                              input_stride(s->share[HEAD].cut), [&] { meter.mark(WAIT_H); });
-        project_words<PAIRS, DEPTH>(job, s, &ring, shared_address(input), (float2 *)(shared + job.at.part));
+        project_words<PAIRS>(job, s, &ring, shared_address(input), (float2 *)(shared + job.at.part));
         __syncthreads();
         if (threadIdx.x == 0) count_release(job.m.arrived);
         meter.mark(LOGITS);
         draw(job, t, shared);
         meter.mark(DRAW);
     }
-    weights_wait<0>();
     meter.finish(job.meter);
 }
 
@@ -358,7 +357,7 @@ static struct few_layout layout_of(const struct decode_view *a, int blocks, int 
 {
     struct few_layout at;
     struct cuts cuts = cuts_of(*a, pairs);
-    int units = 0, stride = 0;
+    int units = 0, stride = 0, T = (a->T + ROWS - 1) / ROWS * ROWS;
     at.stage = 0;
     for (int r = 0; r < a->R; r++) units = std::max(units, team_of(a->E, a->R, blocks, r).units);
     for (const struct cut &cut : cuts.of) {
@@ -366,7 +365,9 @@ static struct few_layout layout_of(const struct decode_view *a, int blocks, int 
         stride = std::max(stride, input_stride(cut));
     }
     auto whole = [](int64_t n) { return (int)((n + 15) / 16 * 16); };
-    at.fixed = WARPS * depth * at.stage;
+    at.depth = depth;
+    at.barriers = WARPS * depth * at.stage;
+    at.fixed = at.barriers + whole(WARPS * depth * 8);
     at.input = at.fixed + whole((int64_t)sizeof(struct few_shared) + a->layers * (int64_t)sizeof(struct decode_layer));
     at.residual = at.input + 2 * pairs * stride;
     at.part = at.residual + a->R * a->d * (int)sizeof(float);
@@ -375,22 +376,22 @@ static struct few_layout layout_of(const struct decode_view *a, int blocks, int 
     at.logits = logits ? at.sampler + whole(sizeof(struct sample_shared)) : 0;
     int sampled = logits ? at.logits + a->V * (int)sizeof(float) : at.sampler + (int)sizeof(struct sample_shared);
     at.mix = mixer_layout_of(units, a->S);
-    at.total = std::max(at.mixer + at.mix.total * (int)sizeof(float), sampled);
+    at.u = whole(at.mixer + at.mix.total * (int)sizeof(float));
+    at.decay = at.u + units * UNIT * T * (int)sizeof(bf16);
+    at.total = std::max(at.decay + units * T * (int)sizeof(float), sampled);
     return at;
 }
 
-/* Stages of the rings that kernels are made for. */
-static const int depths[] = {7, 5, 3};
-
-/* The most stages that there is room for, or 0; with logits in shared memory where that is possible. */
-static int depth_that_fits(const struct cuda *c, const struct decode_view *a, struct few_layout *at)
+/* Whether there is room; for as many stages as there is, with logits in shared memory where that is possible. */
+static bool layout_fits(const struct cuda *c, const struct decode_view *a, struct few_layout *at)
 {
-    for (int depth : depths)
+    enum { DEEPEST = 8, LEAST = 2 };
+    for (int depth = DEEPEST; depth >= LEAST; depth--)
         for (int logits = 1; logits >= 0; logits--) {
             *at = layout_of(a, c->multiprocessors, pairs_of(a->R), depth, logits != 0);
-            if ((size_t)at->total + METER_BYTES <= c->shared_limit) return depth;
+            if ((size_t)at->total + METER_BYTES <= c->shared_limit) return true;
         }
-    return 0;
+    return false;
 }
 
 /* Whether every block has rows of in_proj (which is how blocks know that words may be written anew), and operands fit the
@@ -406,7 +407,7 @@ static bool suits(const struct cuda *c, const struct decode_view *a)
 bool decode_persistent_fits(const struct cuda *c, const struct decode_view *a, bool is_bf16)
 {
     struct few_layout at;
-    return is_bf16 && suits(c, a) && depth_that_fits(c, a, &at) > 0;
+    return is_bf16 && suits(c, a) && layout_fits(c, a, &at);
 }
 
 int64_t decode_persistent_bytes(const struct decode_view *a, bool is_bf16, int64_t streams)
@@ -415,29 +416,23 @@ int64_t decode_persistent_bytes(const struct decode_view *a, bool is_bf16, int64
     return is_bf16 ? few_memory_of(a, std::min(streams, most), NULL).bytes : 0;
 }
 
-template <int PAIRS, int DEPTH> static const void *kernel_of(bool metered)
+template <int PAIRS> static const void *kernel_of(bool metered)
 {
-    return metered ? (const void *)persistent_kernel<PAIRS, DEPTH, struct meter>
-                   : (const void *)persistent_kernel<PAIRS, DEPTH, struct no_meter>;
-}
-
-template <int PAIRS> static const void *kernel_of(int depth, bool metered)
-{
-    return depth == 7   ? kernel_of<PAIRS, 7>(metered)
-           : depth == 5 ? kernel_of<PAIRS, 5>(metered)
-                        : kernel_of<PAIRS, 3>(metered);
+    return metered ? (const void *)persistent_kernel<PAIRS, struct meter>
+                   : (const void *)persistent_kernel<PAIRS, struct no_meter>;
 }
 
 aim_status decode_persistent_run(struct backend *be, const struct decode_view *a, int from, int to)
 {
     struct cuda *c = cuda_of(be);
     struct few_job job = {*a, few_memory_of(a, a->R, (char *)a->few), {}, from, to, (unsigned long long *)c->meter};
-    int depth = depth_that_fits(c, a, &job.at), pairs = pairs_of(a->R);
-    bool metered = c->meter != NULL;
-    const void *kernel = pairs == 1   ? kernel_of<1>(depth, metered)
-                         : pairs == 2 ? kernel_of<2>(depth, metered)
-                                      : kernel_of<4>(depth, metered);
+    int pairs = pairs_of(a->R);
+    bool metered = c->meter != NULL, fits = layout_fits(c, a, &job.at);
+    const void *kernel = pairs == 1   ? kernel_of<1>(metered)
+                         : pairs == 2 ? kernel_of<2>(metered)
+                                      : kernel_of<4>(metered);
     void *arguments[] = {&job};
+    if (!fits) return aim_fail(be->ctx, AIM_ERR_UNSUPPORTED, "few streams of this shape");
     CUDA_TRY(be, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, job.at.total));
     if (from == 0) TRY(make_tables(be, a, &job.m));
     CUDA_TRY(be, cudaMemsetAsync(a->few, 0, (size_t)job.m.words, c->stream));

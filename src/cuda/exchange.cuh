@@ -139,26 +139,71 @@ static __device__ inline unsigned long long policy_of_weights(void)
 }
 
 /* Starts to copy 16 bytes to shared memory. */
-static __device__ inline void weights_copy(unsigned to, const void *from, unsigned long long policy)
+static __device__ inline void copy_ahead(unsigned to, const void *from)
 {
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "l"(policy)
-                 : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
-static __device__ inline void weights_commit(void)
+static __device__ inline void copies_commit(void)
 {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
 /* Until at most N of the groups of copies that this thread committed last are under way. */
-template <int N> static __device__ inline void weights_wait(void)
+template <int N> static __device__ inline void copies_wait(void)
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-static __device__ inline void prefetch(const void *line)
+/* The same copy of what is used once. */
+static __device__ inline void copy_weights(unsigned to, const void *from, unsigned long long policy)
 {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "l"(policy) : "memory");
+}
+
+#if __CUDA_ARCH__ >= 900
+/*
+ * Copies of many bytes by an engine of their own, so that no other access to memory waits behind them. One thread starts them;
+ * a barrier in shared memory, of 8 bytes, ends a phase when the bytes that were announced have arrived.
+ */
+static __device__ inline void bulk_barrier_start(unsigned barrier)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+static __device__ inline void bulk_copy(unsigned to, const void *from, int bytes, unsigned barrier, unsigned long long policy)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
+                     to),
+                 "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+                 : "memory");
+}
+
+/* Until the phase of this parity is over. */
+static __device__ inline void bulk_wait(unsigned barrier, unsigned parity)
+{
+    asm volatile("{\n\t"
+                 ".reg .pred done;\n\t"
+                 "again:\n\t"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
+                 "@!done bra again;\n\t"
+                 "}" ::"r"(barrier),
+                 "r"(parity)
+                 : "memory");
+}
+#endif
+
+/* Barrier ID of some of the block's warps, THREADS threads in all: for those who go on, and for those who wait. */
+template <int ID, int THREADS> static __device__ inline void barrier_arrive(void)
+{
+    asm volatile("bar.arrive %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
+}
+
+template <int ID, int THREADS> static __device__ inline void barrier_wait(void)
+{
+    asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
 }
 
 static __device__ inline unsigned shared_address(const void *p)
