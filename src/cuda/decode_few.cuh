@@ -20,6 +20,7 @@ enum {
     TILE_BYTES = QUAD * TILE * 2,
     MOST_TILES = 4,     /* of a quad, that one warp takes */
     PART_BYTES = 24576, /* partial sums of the products */
+    STATE = 128,        /* S, as in all published models */
     UNIT = 8,           /* channels: 8 columns of the tensor cores */
     UNITS = 8,          /* that a warp takes at once */
     ROWS = 16,          /* tokens of the history that a warp takes at once: 16 rows of the tensor cores */
@@ -199,7 +200,7 @@ struct mixer_layout {
     int z, x, part, pitch, weights, delta, fade, now, query, total;
 };
 
-static inline struct mixer_layout mixer_layout_of(int units, int S)
+static inline struct mixer_layout mixer_layout_of(int units)
 {
     struct mixer_layout m;
     m.pitch = units * UNIT;
@@ -211,7 +212,7 @@ static inline struct mixer_layout mixer_layout_of(int units, int S)
     m.fade = m.delta + units;
     m.now = m.fade + units;
     m.query = (m.now + 1 + 3) / 4 * 4;
-    m.total = m.query + 3 * S / 2;
+    m.total = m.query + 3 * STATE / 2;
     return m;
 }
 

@@ -14,7 +14,7 @@
 #include "cuda/decode_few.cuh"
 
 /* Who waits for which words of this token: the first warps for B and C, the last one for them, the others for z, x and dt. */
-enum { SCORE_WARPS = 8, SCORER = WARPS - 1, SCORE_BARRIER = 1 };
+enum { SCORE_WARPS = 2 * STATE / 32, SCORER = WARPS - 1, SCORE_BARRIER = 1 };
 
 /* Two bf16 numbers whose sum is nearly x. */
 static __device__ inline void split(float x, bf16 *high, bf16 *low)
@@ -52,13 +52,14 @@ static __device__ inline float *decays_of(const struct few_job &job, const struc
 /* B of a stream: (T,S); rows of a tile are one block's. */
 static __device__ inline bf16 *keys_of(const struct few_job &job, int l, int stream)
 {
-    return layer_of(job.m.b, l, job.a.R * job.m.T * job.a.S) + stream * job.m.T * job.a.S;
+    return layer_of(job.m.b, l, job.a.R * job.m.T * STATE) + stream * job.m.T * STATE;
 }
 
 /* One warp starts to copy `bytes` bytes. */
 static __device__ inline void copy_by_warp(void *to, const void *from, int bytes)
 {
     unsigned at = shared_address(to);
+#pragma unroll 1
     for (int i = thread_index() % 32 * 16; i < bytes; i += 32 * 16) copy_ahead(at + i, (const char *)from + i);
 }
 
@@ -68,6 +69,7 @@ static __device__ inline void mix_ahead(const struct few_job &job, const struct 
     const bf16 *u = values_of(job, own, l);
     const float *decay = decays_of(job, own, l);
     int of_u = own.units * UNIT * ROWS, of_decay = own.units * ROWS;
+#pragma unroll 1
     for (int tile = thread_index() / 32; tile * ROWS < t; tile += WARPS) {
         copy_by_warp((bf16 *)(shared + job.at.u) + tile * of_u, u + tile * of_u, of_u * (int)sizeof *u);
         copy_by_warp((float *)(shared + job.at.decay) + tile * of_decay, decay + tile * of_decay,
@@ -78,46 +80,44 @@ static __device__ inline void mix_ahead(const struct few_job &job, const struct 
 
 /* ------------------------------------------------------------------------------------------------------------ scores */
 
-/* Value n of B and C, which lie one after the other, into the queries (3,S): C, what is left of C, B. */
-static __device__ inline void put_query(bf16 *rows, int S, int n, float value)
+/* Value n of B and C, which lie one after the other, into the queries (3,STATE): C, what is left of C, B. */
+static __device__ inline void put_query(bf16 *rows, int n, float value)
 {
-    if (n < S)
-        rows[2 * S + n] = __float2bfloat16_rn(value);
+    if (n < STATE)
+        rows[2 * STATE + n] = __float2bfloat16_rn(value);
     else
-        split(value, rows + n - S, rows + n);
+        split(value, rows + n - STATE, rows + n);
 }
 
 /* 16 rows of B, of which lane (g, q) has parts of rows g and g+8. */
 struct keys {
-    enum { STEPS = 4, WIDEST = 32 * STEPS }; /* columns */
+    enum { STEPS = STATE / 32 };
     uint4 row[2][STEPS];
 
     /* From the first of the rows, in device memory. */
-    __device__ inline void load(const bf16 *b, int S)
+    __device__ inline void load(const bf16 *b)
     {
         int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
+        b += g * STATE + 8 * q;
 #pragma unroll
-        for (int i = 0; i < 2 * STEPS; i++) {
-            int n = i / 2 * 32 + 8 * q;
-            row[i % 2][i / 2] = n < S ? __ldcg((const uint4 *)(b + (g + i % 2 * 8) * S + n)) : make_uint4(0, 0, 0, 0);
-        }
+        for (int i = 0; i < 2 * STEPS; i++) row[i % 2][i / 2] = __ldcg((const uint4 *)(b + i % 2 * 8 * STATE + i / 2 * 32));
     }
 
     /* C·B of rows g and g+8, in the quad's every lane. Row `now` is that of this token; rows after it count for nothing. */
-    __device__ inline void dot(const bf16 *query, int S, int now, float (&cb)[2])
+    __device__ inline void dot(const bf16 *query, int now, float (&cb)[2])
     {
         int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
-        const uint4 *c = (const uint4 *)(query + g * S), *b = (const uint4 *)(query + 2 * S);
+        const uint4 *c = (const uint4 *)(query + g * STATE), *b = (const uint4 *)(query + 2 * STATE);
         float sum[STEPS][4];
         if (now < ROWS) {
 #pragma unroll
             for (int i = 0; i < 2 * STEPS; i++)
-                if (now == g + i % 2 * 8 && i / 2 * 32 + 8 * q < S) row[i % 2][i / 2] = b[i / 2 * 4 + q];
+                if (now == g + i % 2 * 8) row[i % 2][i / 2] = b[i / 2 * 4 + q];
         }
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
             uint4 own = make_uint4(0, 0, 0, 0);
-            if (g < 2 && 32 * i + 8 * q < S) own = c[4 * i + q];
+            if (g < 2) own = c[4 * i + q];
             sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0;
             multiply_full(sum[i], row[0][i].x, row[1][i].x, row[0][i].y, row[1][i].y, own.x, own.y);
             multiply_full(sum[i], row[0][i].z, row[1][i].z, row[0][i].w, row[1][i].w, own.z, own.w);
@@ -170,29 +170,29 @@ static __device__ inline void tell_scores(const struct few_job &job, const struc
                                           const struct decode_layer &layer, int l, int t, unsigned step, bf16 *query)
 {
     const struct decode_view &a = job.a;
-    int thread = thread_index(), lane = thread % 32, S = a.S;
+    int thread = thread_index(), lane = thread % 32;
     bf16 *b = keys_of(job, l, own.stream);
     if (own.place * ROWS > t) return;
     if (thread < 32 * SCORE_WARPS) {
         struct mixer_inputs in = inputs_of(job, own, l);
-        for (int n = thread; n < 2 * S; n += 32 * SCORE_WARPS)
-            put_query(query, S, n, convolve(layer, in.ring, a.C, t, a.E + n, own.place == 0, in.zxbcdt + a.E, step));
+        put_query(query, thread, convolve(layer, in.ring, a.C, t, a.E + thread, own.place == 0, in.zxbcdt + a.E, step));
         barrier_arrive<SCORE_BARRIER, 32 * (SCORE_WARPS + 1)>();
     } else if (thread / 32 == SCORER) {
         int first = own.place * ROWS;
         struct keys keys;
-        keys.load(b + first * S, S);
+        keys.load(b + first * STATE);
         barrier_wait<SCORE_BARRIER, 32 * (SCORE_WARPS + 1)>();
+#pragma unroll 1
         for (; first <= t; first += own.blocks * ROWS) {
             float score[ROWS / 8];
-            if (first >= own.blocks * ROWS) keys.load(b + first * S, S);
-            keys.dot(query, S, t - first, score);
+            if (first >= own.blocks * ROWS) keys.load(b + first * STATE);
+            keys.dot(query, t - first, score);
 #pragma unroll
             for (int i = 0; i < ROWS / 8; i++)
                 if (lane % 4 == i) word_store(job.m.scores + own.stream * job.m.T + first + lane / 4 + 8 * i,
                                               __float_as_uint(score[i]), step);
             if (t - first < ROWS)
-                for (int n = lane; n < S; n += 32) b[t * S + n] = query[2 * S + n];
+                *(uint2 *)(b + t * STATE + 4 * lane) = *(const uint2 *)(query + 2 * STATE + 4 * lane);
         }
     }
 }
@@ -241,6 +241,7 @@ static __device__ inline void sum_history(const struct few_job &job, const struc
     int thread = thread_index(), warp = thread / 32, lane = thread % 32, g = lane / 4, q = lane % 4;
     float *weights = work + at.weights + warp * UNITS * ROWS, *part = work + at.part + warp * at.pitch;
     const word *scores = job.m.scores + own.stream * job.m.T + g;
+#pragma unroll 1
     for (int tile = warp; tile * ROWS <= t; tile += WARPS) {
         int now = t - tile * ROWS;
         float score[ROWS / 8];
@@ -248,6 +249,7 @@ static __device__ inline void sum_history(const struct few_job &job, const struc
         for (int i = 0; i < ROWS / 8; i++)
             score[i] = g + 8 * i <= now ? word_float(word_wait(scores + tile * ROWS + 8 * i, step)) : 0.0f;
         if (now < ROWS && q == 0 && now % 8 == g) work[at.now] = score[now / 8];
+#pragma unroll 1
         for (int unit = 0; unit < own.units; unit += UNITS) {
             int units = min(own.units - unit, (int)UNITS);
             const float *of_decay = decay + (tile * own.units + unit) * ROWS;
@@ -264,6 +266,7 @@ static __device__ inline void sum_history(const struct few_job &job, const struc
             __syncwarp(); /* the weights are read */
         }
         if (now == 0 && tile == warp)
+#pragma unroll 1
             for (int i = lane; i < own.units * UNIT; i += 32) part[i] = 0;
     }
 }
@@ -274,7 +277,9 @@ static __device__ inline void fade_history(const struct few_job &job, const stru
 {
     float *to = decays_of(job, own, l);
     int thread = thread_index(), lane = thread % 32;
+#pragma unroll 1
     for (int tile = thread / 32; tile * ROWS <= t; tile += WARPS)
+#pragma unroll 1
         for (int i = lane; i < own.units * ROWS; i += 32) {
             int now = t - tile * ROWS - i % ROWS, at = tile * own.units * ROWS + i;
             float faded = now > 0 ? decay[at] * fade[i / ROWS] : 1.0f;
@@ -294,6 +299,7 @@ static __device__ inline void mix_inputs(const struct few_job &job, const struct
     int channels = own.units * UNIT, e0 = own.unit * UNIT, first = thread_index() - FIRST;
     struct mixer_inputs in = inputs_of(job, own, l);
     if (first < 0 || first >= COUNT) return;
+#pragma unroll 1
     for (int c = first; c < 2 * channels + own.units; c += COUNT) {
         if (c < channels) {
             work[at.x + c] = convolve(layer, in.ring, a.C, t, e0 + c, true, in.zxbcdt + a.E, step);
@@ -377,6 +383,7 @@ static __device__ inline void mix(const struct few_job &job, const struct part_o
     sum_history(job, own, t, step, (const bf16 *)(shared + job.at.u), decay, work);
     waited();
     __syncthreads();
+#pragma unroll 1
     for (int group = warp; group * GROUP < own.units * UNIT; group += WARPS) {
         if (group != warp) D = direct_weight(own, layer, group);
         mix_finish(job, own, l, t, step, group, D, work);

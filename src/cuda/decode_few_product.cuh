@@ -133,6 +133,14 @@ static __device__ inline void ring_read(const struct few_job &job, const struct 
     g->filled = g->filled + 1 == g->depth ? 0 : g->filled + 1;
 }
 
+/* The next stage is the one to use. */
+static __device__ inline void ring_use(struct ring *g)
+{
+    if (++g->used < g->depth) return;
+    g->used = 0;
+    g->parity ^= 1;
+}
+
 static __device__ inline void ring_start(const struct few_job &job, const struct few_shared *s, struct ring *g,
                                          const char *shared)
 {
@@ -148,6 +156,7 @@ static __device__ inline void ring_start(const struct few_job &job, const struct
     g->policy = policy_of_weights();
     stage_start(g);
     ring_enter(job, s, g);
+#pragma unroll 1
     for (int i = 0; i < g->depth; i++) ring_read(job, s, g);
 }
 
@@ -216,29 +225,28 @@ template <int PAIRS> static __device__ inline float sum_of(const float2 *part, i
  *     prepare(quad)        before the product, for what finish wants from device memory
  *     finish(quad, sum)    for row lane mod 4 of the quad and stream lane / 4; quads count from the block's first
  *
- * The input must be there, for all threads. A stage is filled again while the next one is used, the last one after `finish`,
- * off the way of what others wait for. Ends without a barrier: `part` and the input are free after the next one.
+ * The input must be there, for all threads. Ends without a barrier: `part` and the input are free after the next one.
  */
 template <int PAIRS, typename Prepare, typename Finish>
 static __device__ inline void product(const struct few_job &job, const struct few_shared *s, struct ring *g,
-                                      enum product_kind kind, unsigned input, float2 *part, Prepare prepare, Finish finish)
+                                      const struct share &share, unsigned input, float2 *part, Prepare prepare, Finish finish)
 {
-    const struct share p = s->share[kind];
+    const struct share p = share;
     int warp = thread_index() / 32, k_group = warp & (p.cut.k_groups - 1), slots = 4 * p.cut.k_groups;
     int quad = warp / p.cut.k_groups;
     struct inputs<PAIRS> in;
-    bool spent = false; /* a stage is free */
     if (warp < p.quads) prepare(warp);
     in.load(input, input_stride(p.cut), k_group * p.cut.tiles * TILE, p.cut.tiles);
+#pragma unroll 1
     for (int first = 0; first < p.quads; first += p.cut.pass) {
         int last = min(first + p.cut.pass, p.quads);
         if (first > 0) __syncthreads(); /* part is free */
+#pragma unroll 1
         for (; quad < last; quad += p.cut.q_groups) {
             float c[PAIRS][4] = {};
             uint4 w[MOST_TILES];
-            if (spent) ring_read(job, s, g);
-            stage_wait(g);
             unsigned from = g->begin + g->used * g->stage + thread_index() % 32 * 16;
+            stage_wait(g);
 #pragma unroll
             for (int i = 0; i < MOST_TILES; i++)
                 if (i < p.cut.tiles) w[i] = shared_load(from + i * TILE_BYTES);
@@ -248,20 +256,17 @@ static __device__ inline void product(const struct few_job &job, const struct fe
 #pragma unroll
                     for (int j = 0; j < PAIRS; j++)
                         multiply_full(c[j], w[i].x, w[i].y, w[i].z, w[i].w, in.x[j][i].x, in.x[j][i].y);
-            if (++g->used == g->depth) {
-                g->used = 0;
-                g->parity ^= 1;
-            }
-            spent = true;
+            ring_use(g);
+            ring_read(job, s, g);
             put_sums<PAIRS>(c, part + (quad - first) * PAIRS * slots * QUAD, slots, k_group);
         }
         __syncthreads();
+#pragma unroll 1
         for (int at = first + warp; at < last; at += WARPS) {
             if (at != warp) prepare(at);
             finish(at, sum_of<PAIRS>(part + (at - first) * PAIRS * slots * QUAD, slots));
         }
     }
-    if (spent) ring_read(job, s, g);
 }
 
 #endif

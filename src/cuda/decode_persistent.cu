@@ -184,7 +184,7 @@ struct result {
     }
 };
 
-/* The table's summand of a result of layer l, or of the head when l = layers. */
+/* The table's summand of a result of layer l, of the head when l = layers. */
 static __device__ inline float shift_of(const struct few_job &job, const struct result &n, int l)
 {
     const struct decode_view &a = job.a;
@@ -193,56 +193,24 @@ static __device__ inline float shift_of(const struct few_job &job, const struct 
     return n.r < a.R && n.row < rows ? __ldcg(from) : 0.0f;
 }
 
-template <int PAIRS>
-static __device__ inline void project_in(const struct few_job &job, const struct few_shared *s, struct ring *ring, int l,
-                                         unsigned step, unsigned input, float2 *part)
+/* h, a packet for the rows of a quad. */
+static __device__ inline void send_residual(const struct few_job &job, const struct result &n, float value, unsigned step)
 {
-    const struct decode_view &a = job.a;
-    float shift = 0;
-    product<PAIRS>(
-        job, s, ring, IN, input, part, [&](int quad) { shift = shift_of(job, result(s->share[IN], quad), l); },
-        [&](int quad, float sum) {
-            const struct result n(s->share[IN], quad);
-            float value = sum * scale_of<PAIRS>(s, n.r, a.d, false) + shift;
-            if (n.r < a.R && n.row < a.W) word_store(job.m.zxbcdt + n.r * a.W + n.row, __float_as_uint(value), step);
-        });
-}
-
-template <int PAIRS>
-static __device__ inline void project_out(const struct few_job &job, const struct few_shared *s, struct ring *ring,
-                                          unsigned step, unsigned input, float2 *part)
-{
-    const struct decode_view &a = job.a;
-    product<PAIRS>(
-        job, s, ring, OUT, input, part, [](int) {},
-        [&](int quad, float sum) {
-            const struct result n(s->share[OUT], quad);
-            float4 h;
-            h.x = sum * scale_of<PAIRS>(s, n.r, a.E, false);
-            h.y = __shfl_down_sync(~0u, h.x, 1);
-            h.z = __shfl_down_sync(~0u, h.x, 2);
-            h.w = __shfl_down_sync(~0u, h.x, 3);
-            if (n.r < a.R && n.row % QUAD == 0) packet_store(job.m.h + (n.r * a.d + n.row) / QUAD, pack4(h, step));
-        });
+    float4 h;
+    h.x = value;
+    h.y = __shfl_down_sync(~0u, value, 1);
+    h.z = __shfl_down_sync(~0u, value, 2);
+    h.w = __shfl_down_sync(~0u, value, 3);
+    if (n.r < job.a.R && n.row % QUAD == 0) packet_store(job.m.h + (n.r * job.a.d + n.row) / QUAD, pack4(h, step));
 }
 
 /* Guided logits (pictures, V). */
-template <int PAIRS>
-static __device__ inline void project_words(const struct few_job &job, const struct few_shared *s, struct ring *ring,
-                                            unsigned input, float2 *part)
+static __device__ inline void put_logit(const struct few_job &job, const struct result &n, float logit)
 {
     const struct decode_view &a = job.a;
-    bool guided = a.R == 2 * a.pictures;
-    float shift = 0;
-    product<PAIRS>(
-        job, s, ring, HEAD, input, part, [&](int quad) { shift = shift_of(job, result(s->share[HEAD], quad), a.layers); },
-        [&](int quad, float sum) {
-            const struct result n(s->share[HEAD], quad);
-            float logit = sum * scale_of<PAIRS>(s, n.r, a.d, true) + shift;
-            float u = __shfl_down_sync(~0u, logit, a.pictures * QUAD % 32);
-            if (guided) logit = u + a.filter.cfg * (logit - u);
-            if (n.r < a.pictures && n.row < a.V) a.logits[(int64_t)n.r * a.V + n.row] = logit * a.filter.scale;
-        });
+    float u = __shfl_down_sync(~0u, logit, a.pictures * QUAD % 32);
+    if (a.R == 2 * a.pictures) logit = u + a.filter.cfg * (logit - u);
+    if (n.r < a.pictures && n.row < a.V) a.logits[(int64_t)n.r * a.V + n.row] = logit * a.filter.scale;
 }
 
 /* ------------------------------------------------------------------------------------------------------------ tokens */
@@ -298,53 +266,68 @@ static __device__ inline void shared_start(const struct few_job &job, int pairs,
     __syncthreads();
 }
 
-/* One layer. step: the number of its words. */
+/* One product with what comes before it: 2l is in_proj of layer l, 2l+1 its out_proj, 2·layers the head. One piece of code for
+ * all of them: the instructions of a layer must fit the cache of instructions. */
 template <int PAIRS, typename Meter>
-static __device__ inline void run_layer(const struct few_job &job, const struct part_of_mixer &own, struct few_shared *s,
-                                        struct ring *ring, char *shared, int l, int t, Meter &meter)
+static __device__ inline void run_product(const struct few_job &job, const struct part_of_mixer &own, struct few_shared *s,
+                                          struct ring *ring, char *shared, int index, int t, Meter &meter)
 {
-    unsigned step = (unsigned)(t * job.a.layers + l + 1);
+    const struct decode_view &a = job.a;
+    int l = index / 2;
+    unsigned step = (unsigned)(t * a.layers + l + 1); /* of this layer's words */
+    enum product_kind kind = l == a.layers ? HEAD : index % 2 ? OUT : IN;
+    const struct share &share = s->share[kind];
     char *input = shared + job.at.input;
-    float2 *part = (float2 *)(shared + job.at.part);
-    mix_ahead(job, own, l, t, shared);
-    take_residual<PAIRS>(job, s, l, t, step - 1, (float4 *)(shared + job.at.residual), input, input_stride(s->share[IN].cut),
-                         [&] { meter.mark(WAIT_H); });
-    meter.mark(NORM);
-    project_in<PAIRS>(job, s, ring, l, step, shared_address(input), part);
-    meter.mark(IN_PROJ);
-    if (own.units > 0)
-        mix(job, own, layers_of(s)[l], l, t, step, shared, [&] { meter.mark(WAIT_ZXBCDT); });
-    meter.mark(MIX);
-    if (s->share[OUT].quads > 0) { /* who sends no h would not hold back those who write v anew */
-        take_mixed<PAIRS>(job, s, step, input, input_stride(s->share[OUT].cut), [&] { meter.mark(WAIT_V); });
-        project_out<PAIRS>(job, s, ring, step, shared_address(input), part);
+    int stride = input_stride(share.cut);
+    if (kind == OUT) {
+        if (own.units > 0) mix(job, own, layers_of(s)[l], l, t, step, shared, [&] { meter.mark(WAIT_ZXBCDT); });
+        meter.mark(MIX);
+        if (share.quads == 0) return; /* who sends no h would not hold back those who write v anew */
+        take_mixed<PAIRS>(job, s, step, input, stride, [&] { meter.mark(WAIT_V); });
+    } else {
+        if (kind == IN) mix_ahead(job, own, l, t, shared);
+        take_residual<PAIRS>(job, s, l, t, step - 1, (float4 *)(shared + job.at.residual), input, stride,
+                             [&] { meter.mark(WAIT_H); });
+        meter.mark(NORM);
     }
-    meter.mark(OUT_PROJ);
+    float shift = 0;
+    product<PAIRS>(
+        job, s, ring, share, shared_address(input), (float2 *)(shared + job.at.part),
+        [&](int quad) {
+            if (kind != OUT) shift = shift_of(job, result(share, quad), l);
+        },
+        [&](int quad, float sum) {
+            const struct result n(share, quad);
+            float value = sum * scale_of<PAIRS>(s, n.r, kind == OUT ? a.E : a.d, kind == HEAD) + shift;
+            if (kind == OUT)
+                send_residual(job, n, value, step);
+            else if (kind == HEAD)
+                put_logit(job, n, value);
+            else if (n.r < a.R && n.row < a.W)
+                word_store(job.m.zxbcdt + n.r * a.W + n.row, __float_as_uint(value), step);
+        });
+    meter.mark(kind == IN ? IN_PROJ : kind == OUT ? OUT_PROJ : LOGITS);
 }
 
 template <int PAIRS, typename Meter>
 static __global__ void __launch_bounds__(THREADS, 1) persistent_kernel(const __grid_constant__ struct few_job job)
 {
     extern __shared__ __align__(128) char shared[];
-    const struct decode_view &a = job.a;
     struct few_shared *s = (struct few_shared *)(shared + job.at.fixed);
-    char *input = shared + job.at.input;
-    const struct part_of_mixer own = part_of_mixer_of(a);
+    const struct part_of_mixer own = part_of_mixer_of(job.a);
     struct ring ring;
     Meter meter;
     shared_start(job, PAIRS, shared, s);
     ring_start(job, s, &ring, shared);
     meter.start();
+#pragma unroll 1
     for (int t = job.from; t < job.to; t++) {
         last_tokens(job, s, t);
         meter.mark(WAIT_TOKEN);
-        for (int l = 0; l < a.layers; l++) run_layer<PAIRS>(job, own, s, &ring, shared, l, t, meter);
-        take_residual<PAIRS>(job, s, a.layers, t, (unsigned)((t + 1) * a.layers), (float4 *)(shared + job.at.residual), input,
-                             input_stride(s->share[HEAD].cut), [&] { meter.mark(WAIT_H); });
-        project_words<PAIRS>(job, s, &ring, shared_address(input), (float2 *)(shared + job.at.part));
+#pragma unroll 1
+        for (int index = 0; index <= 2 * job.a.layers; index++) run_product<PAIRS>(job, own, s, &ring, shared, index, t, meter);
         __syncthreads();
         if (threadIdx.x == 0) count_release(job.m.arrived);
-        meter.mark(LOGITS);
         draw(job, t, shared);
         meter.mark(DRAW);
     }
@@ -375,7 +358,7 @@ static struct few_layout layout_of(const struct decode_view *a, int blocks, int 
     at.sampler = at.input;
     at.logits = logits ? at.sampler + whole(sizeof(struct sample_shared)) : 0;
     int sampled = logits ? at.logits + a->V * (int)sizeof(float) : at.sampler + (int)sizeof(struct sample_shared);
-    at.mix = mixer_layout_of(units, a->S);
+    at.mix = mixer_layout_of(units);
     at.u = whole(at.mixer + at.mix.total * (int)sizeof(float));
     at.decay = at.u + units * UNIT * T * (int)sizeof(bf16);
     at.total = std::max(at.decay + units * T * (int)sizeof(float), sampled);
@@ -398,7 +381,7 @@ static bool layout_fits(const struct cuda *c, const struct decode_view *a, struc
  * tensor cores. */
 static bool suits(const struct cuda *c, const struct decode_view *a)
 {
-    if (a->R > MOST_STREAMS || a->R > c->multiprocessors || a->S > keys::WIDEST || a->S % 8 != 0) return false;
+    if (a->R > MOST_STREAMS || a->R > c->multiprocessors || a->S != STATE) return false;
     bool suits = (a->W + QUAD - 1) / QUAD >= c->multiprocessors;
     for (const struct cut &cut : cuts_of(*a, pairs_of(a->R)).of) suits &= cut.tiles > 0 && cut.pass > 0;
     return suits;

@@ -341,6 +341,7 @@ static __device__ inline int sample_search_segment(struct sample_segment g, cons
 static __device__ inline int sample_draw(struct sample_shared *s, struct sample_segment g, const float *x, double uniform)
 {
     double sum = 0;
+#pragma unroll 8
     for (int i = g.begin + g.lane; i < g.end; i += 32) sum += (double)x[i];
     sum = sample_warp_sum(sum);
     if (g.lane == 0) s->sum[g.warp] = sum;
@@ -388,11 +389,13 @@ static __device__ inline int sample_row(struct sample_shared *s, const float *lo
     }
     if (f.top_k > 0 && f.top_k < V) sample_top_k(s, g, x, f.top_k);
     double sum = 0;
+#pragma unroll 8
     for (int i = g.begin + g.lane; i < g.end; i += 32) {
         x[i] = sample_exp(x[i] - top);
         sum += (double)x[i];
     }
     float scale = (float)(1.0 / sample_block_sum(s, g, sum));
+#pragma unroll 8
     for (int i = g.begin + g.lane; i < g.end; i += 32) x[i] *= scale;
     if (f.top_p < 1) sample_top_p(s, g, x, f.top_p, scale);
     __syncwarp();
