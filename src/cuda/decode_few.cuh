@@ -18,7 +18,7 @@ enum {
     QUAD = 4,           /* rows of a matrix */
     TILE = 64,          /* columns of a matrix */
     TILE_BYTES = QUAD * TILE * 2,
-    MOST_TILES = 4,     /* of a quad, that one warp takes */
+    MOST_TILES = 4,     /* of a quad, that one warp takes; the least is one fewer */
     PART_BYTES = 24576, /* partial sums of the products */
     STATE = 128,        /* S, as in all published models */
     UNIT = 8,           /* channels: 8 columns of the tensor cores */
@@ -70,39 +70,58 @@ static __device__ inline struct part_of_mixer part_of_mixer_of(const struct deco
 enum product_kind { IN, OUT, HEAD, PRODUCT_KINDS };
 
 /*
- * How blocks and warps share a matrix (N,K): a block has about as many quads as any other, and of its warps q_groups take
- * turns at the quads; k_groups share the columns of each, `tiles` tiles for one.
+ * How blocks and warps share a matrix (N,K). A block has about as many quads as any other; 2^k_bits warps share the columns of
+ * one, `tiles` tiles for each, so that all warps together take a turn of WARPS / 2^k_bits quads.
  */
 struct cut {
-    int quads; /* of the matrix */
-    int k_groups, q_groups, tiles;
-    int pass; /* quads of a block whose partial sums fit in PART_BYTES: whole turns */
+    int quads;  /* of the matrix */
+    int k_bits;
+    int pass;   /* quads of a block whose partial sums fit in PART_BYTES: whole turns */
 };
 
-/* With as few parts of a row as its length allows; tiles = 0 when it is too long. `pairs` of streams. */
-static __host__ __device__ inline struct cut cut_of(int N, int K, int pairs)
-{
-    int all = (K + TILE - 1) / TILE, k_groups = 1;
-    while (k_groups < WARPS && k_groups * MOST_TILES < all) k_groups *= 2;
-    struct cut c = {(N + QUAD - 1) / QUAD, k_groups, WARPS / k_groups, (all + k_groups - 1) / k_groups, 0};
-    if (c.tiles > MOST_TILES) c.tiles = 0;
-    c.pass = PART_BYTES / (pairs * k_groups * QUAD * QUAD * (int)sizeof(float2)) / c.q_groups * c.q_groups;
-    return c;
-}
-
-static __host__ __device__ inline int64_t packed_bytes(struct cut c)
-{
-    return (int64_t)c.quads * c.k_groups * c.tiles * TILE_BYTES;
-}
-
 struct cuts {
+    int tiles; /* 0: rows are too long */
     struct cut of[PRODUCT_KINDS];
 };
 
+/* log₂ of the warps that share a row, the fewest. */
+static __host__ __device__ inline int k_bits_of(int K, int tiles)
+{
+    int bits = 0;
+    while ((tiles * TILE << bits) < K) bits++;
+    return bits;
+}
+
+static __host__ __device__ inline struct cut cut_of(int N, int K, int tiles, int pairs)
+{
+    struct cut c = {(N + QUAD - 1) / QUAD, k_bits_of(K, tiles), 0};
+    int turn = WARPS >> c.k_bits, most = PART_BYTES / ((pairs * QUAD * QUAD * (int)sizeof(float2)) << c.k_bits);
+    c.pass = turn > 0 ? most / turn * turn : 0;
+    return c;
+}
+
+/* With as little added to the rows as possible; `pairs` of streams. */
 static __host__ __device__ inline struct cuts cuts_of(const struct decode_view &a, int pairs)
 {
-    struct cuts c = {{cut_of(a.W, a.d, pairs), cut_of(a.d, a.E, pairs), cut_of(a.V, a.d, pairs)}};
+    struct cuts c = {MOST_TILES, {}};
+    int least = MOST_TILES - 1, fewer = (least << k_bits_of(a.d, least)) + (least << k_bits_of(a.E, least));
+    if (fewer < (MOST_TILES << k_bits_of(a.d, MOST_TILES)) + (MOST_TILES << k_bits_of(a.E, MOST_TILES))) c.tiles = least;
+    const int N[PRODUCT_KINDS] = {a.W, a.d, a.V}, K[PRODUCT_KINDS] = {a.d, a.E, a.d};
+    for (int kind = 0; kind < PRODUCT_KINDS; kind++) c.of[kind] = cut_of(N[kind], K[kind], c.tiles, pairs);
+    for (int kind = 0; kind < PRODUCT_KINDS; kind++)
+        if (c.of[kind].pass == 0) c.tiles = 0;
     return c;
+}
+
+/* Bytes of a quad. */
+static __host__ __device__ inline int quad_bytes(const struct cuts &c, int kind)
+{
+    return c.tiles * TILE_BYTES << c.of[kind].k_bits;
+}
+
+static __host__ __device__ inline int64_t packed_bytes(const struct cuts &c, int kind)
+{
+    return (int64_t)c.of[kind].quads * quad_bytes(c, kind);
 }
 
 /* Pairs of streams that the kernels are made for: 1, 2 or 4. */
@@ -137,7 +156,7 @@ static inline struct few_memory few_memory_of(const struct decode_view *a, int64
 {
     enum { ALIGN = 256 };
     struct few_memory m = {};
-    struct cuts cut = cuts_of(*a, pairs_of((int)R));
+    struct cuts cuts = cuts_of(*a, pairs_of((int)R));
     m.T = (a->T + ROWS - 1) / ROWS * ROWS;
     int64_t T = m.T, layer_streams = a->layers * R, used = 0;
     auto take = [&](int64_t bytes) {
@@ -153,9 +172,9 @@ static inline struct few_memory few_memory_of(const struct decode_view *a, int64
     m.h = (uint4 *)take(R * a->d / QUAD * (int64_t)sizeof(uint4));
     m.scores = (word *)take(R * T * (int64_t)sizeof(word));
     m.words = used;
-    m.in_bytes = packed_bytes(cut.of[IN]);
-    m.layer_bytes = m.in_bytes + packed_bytes(cut.of[OUT]);
-    m.weights = take(a->layers * m.layer_bytes + packed_bytes(cut.of[HEAD]));
+    m.in_bytes = packed_bytes(cuts, IN);
+    m.layer_bytes = m.in_bytes + packed_bytes(cuts, OUT);
+    m.weights = take(a->layers * m.layer_bytes + packed_bytes(cuts, HEAD));
     m.norms = (float4 *)take((a->layers + 1) * R * a->d / QUAD * 2 * (int64_t)sizeof(float4));
     m.shifted = (float *)take((layer_streams * a->W + R * a->V) * (int64_t)sizeof(float));
     m.ring = (float *)take(layer_streams * RING * a->C * (int64_t)sizeof(float));
@@ -168,25 +187,28 @@ static inline struct few_memory few_memory_of(const struct decode_view *a, int64
 
 /* --------------------------------------------------------------------------------------------------- shared memory */
 
-/* A block's part of a matrix: its first quad, and how many. */
+/* A block's part of a matrix. */
 struct share {
-    struct cut cut;
-    int first, quads;
+    int first, quads; /* its first quad, and how many */
+    int k_bits, pass; /* of the cut */
 };
 
-/* What a warp reads of a matrix: so many quads, `hop` bytes apart, from byte `from` of the layer's weights on. */
-struct reading {
-    int quads, hop;
-    int64_t from;
+/* What the loader reads next: from quad `first` on of the block's share of product `product`, of the token that is `tokens`
+ * before the last, into stage `filled` in a phase of this parity. */
+struct loading {
+    int tokens, product;
+    enum product_kind kind; /* of the product: 2l is in_proj of layer l, 2l+1 its out_proj, 2·layers the head */
+    int first, filled;
+    unsigned parity;
 };
 
 /* What does not change during a kernel, and small things that do. Behind it lie the layers. */
 struct few_shared {
     struct share share[PRODUCT_KINDS];
-    struct reading reading[PRODUCT_KINDS][WARPS];
+    struct loading loading; /* the loader's alone */
+    float red[2][WARPS]; /* a warp's sums of squares: of the row, and of what the second norm of the head takes */
     struct team team[MOST_STREAMS];
     int row[MOST_STREAMS], token[MOST_STREAMS];
-    float2 red[WARPS]; /* a warp's sums of squares: of the row, and of what the second norm of the head takes */
 };
 
 static __device__ inline const struct decode_layer *layers_of(const struct few_shared *s)
@@ -197,7 +219,7 @@ static __device__ inline const struct decode_layer *layers_of(const struct few_s
 /* The mixer's shared memory, in floats, for blocks of up to `units` units: silu(z) and x of each channel, what the warps
  * summed up, and small things. */
 struct mixer_layout {
-    int z, x, part, pitch, weights, delta, fade, now, query, total;
+    int z, x, part, pitch, delta, fade, now, query, total;
 };
 
 static inline struct mixer_layout mixer_layout_of(int units)
@@ -207,8 +229,7 @@ static inline struct mixer_layout mixer_layout_of(int units)
     m.z = 0;
     m.x = m.z + m.pitch;
     m.part = m.x + m.pitch;
-    m.weights = m.part + WARPS * m.pitch;
-    m.delta = m.weights + WARPS * UNITS * ROWS;
+    m.delta = m.part + WARPS * m.pitch;
     m.fade = m.delta + units;
     m.now = m.fade + units;
     m.query = (m.now + 1 + 3) / 4 * 4;
@@ -216,18 +237,18 @@ static inline struct mixer_layout mixer_layout_of(int units)
     return m;
 }
 
-/* Where things lie behind the weights' rings, in bytes. While a token is drawn, nothing from `input` on is in use. */
+/* Where things lie behind the weights' ring, in bytes. While a token is drawn, nothing from `input` on is in use. */
 struct few_layout {
-    int stage, depth; /* bytes of a warp's stage, stages of its ring */
+    int stage, depth; /* bytes of a stage of the ring, how many */
     int barriers, fixed, input, residual, part, mixer, u, decay, sampler, logits, total; /* logits: 0 when there is no room */
     struct mixer_layout mix;
 };
 
 /* Bytes from one row of a product's input to the next: 64 apart modulo 128, so that the tensor cores' operands come from
  * different banks. */
-static __host__ __device__ inline int input_stride(struct cut c)
+static __host__ __device__ inline int input_stride(int k_bits, int tiles)
 {
-    return c.k_groups * c.tiles * TILE * 2 | 64;
+    return tiles * TILE * 2 << k_bits | 64;
 }
 
 /* Σ of `count` values `pitch` floats apart in shared memory, loaded 8 at a time. */

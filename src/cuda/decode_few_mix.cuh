@@ -56,24 +56,26 @@ static __device__ inline bf16 *keys_of(const struct few_job &job, int l, int str
 }
 
 /* One warp starts to copy `bytes` bytes. */
-static __device__ inline void copy_by_warp(void *to, const void *from, int bytes)
+static __device__ inline void copy_by_warp(void *to, const void *from, int bytes, int lane)
 {
     unsigned at = shared_address(to);
 #pragma unroll 1
-    for (int i = thread_index() % 32 * 16; i < bytes; i += 32 * 16) copy_ahead(at + i, (const char *)from + i);
+    for (int i = 16 * lane; i < bytes; i += 32 * 16) copy_ahead(at + i, (const char *)from + i);
 }
 
 /* Starts to copy what this warp will want of the history at position t: u and decays of its tiles, to the same places. */
-static __device__ inline void mix_ahead(const struct few_job &job, const struct part_of_mixer &own, int l, int t, char *shared)
+static __device__ inline void mix_ahead(const struct few_job &job, const struct part_of_mixer &own, int l, int t, char *shared,
+                                        int thread)
 {
     const bf16 *u = values_of(job, own, l);
     const float *decay = decays_of(job, own, l);
     int of_u = own.units * UNIT * ROWS, of_decay = own.units * ROWS;
 #pragma unroll 1
-    for (int tile = thread_index() / 32; tile * ROWS < t; tile += WARPS) {
-        copy_by_warp((bf16 *)(shared + job.at.u) + tile * of_u, u + tile * of_u, of_u * (int)sizeof *u);
+    for (int tile = thread / 32; tile * ROWS < t; tile += WARPS) {
+        copy_by_warp((bf16 *)(shared + job.at.u) + tile * of_u, u + tile * of_u, of_u * (int)sizeof *u,
+                     thread % 32);
         copy_by_warp((float *)(shared + job.at.decay) + tile * of_decay, decay + tile * of_decay,
-                     of_decay * (int)sizeof *decay);
+                     of_decay * (int)sizeof *decay, thread % 32);
     }
     copies_commit();
 }
@@ -95,18 +97,18 @@ struct keys {
     uint4 row[2][STEPS];
 
     /* From the first of the rows, in device memory. */
-    __device__ inline void load(const bf16 *b)
+    __device__ inline void load(const bf16 *b, int lane)
     {
-        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
+        int g = lane / 4, q = lane % 4;
         b += g * STATE + 8 * q;
 #pragma unroll
         for (int i = 0; i < 2 * STEPS; i++) row[i % 2][i / 2] = __ldcg((const uint4 *)(b + i % 2 * 8 * STATE + i / 2 * 32));
     }
 
     /* C·B of rows g and g+8, in the quad's every lane. Row `now` is that of this token; rows after it count for nothing. */
-    __device__ inline void dot(const bf16 *query, int now, float (&cb)[2])
+    __device__ inline void dot(const bf16 *query, int now, float (&cb)[2], int lane)
     {
-        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
+        int g = lane / 4, q = lane % 4;
         const uint4 *c = (const uint4 *)(query + g * STATE), *b = (const uint4 *)(query + 2 * STATE);
         float sum[STEPS][4];
         if (now < ROWS) {
@@ -167,10 +169,11 @@ static __device__ inline struct mixer_inputs inputs_of(const struct few_job &job
 
 /* The scores of the tiles that this block tells its team; one block of it keeps the convolution's inputs. */
 static __device__ inline void tell_scores(const struct few_job &job, const struct part_of_mixer &own,
-                                          const struct decode_layer &layer, int l, int t, unsigned step, bf16 *query)
+                                          const struct decode_layer &layer, int l, int t, unsigned step, bf16 *query,
+                                          int thread)
 {
     const struct decode_view &a = job.a;
-    int thread = thread_index(), lane = thread % 32;
+    int lane = thread % 32;
     bf16 *b = keys_of(job, l, own.stream);
     if (own.place * ROWS > t) return;
     if (thread < 32 * SCORE_WARPS) {
@@ -180,13 +183,13 @@ static __device__ inline void tell_scores(const struct few_job &job, const struc
     } else if (thread / 32 == SCORER) {
         int first = own.place * ROWS;
         struct keys keys;
-        keys.load(b + first * STATE);
+        keys.load(b + first * STATE, lane);
         barrier_wait<SCORE_BARRIER, 32 * (SCORE_WARPS + 1)>();
 #pragma unroll 1
         for (; first <= t; first += own.blocks * ROWS) {
             float score[ROWS / 8];
-            if (first >= own.blocks * ROWS) keys.load(b + first * STATE);
-            keys.dot(query, t - first, score);
+            if (first >= own.blocks * ROWS) keys.load(b + first * STATE, lane);
+            keys.dot(query, t - first, score, lane);
 #pragma unroll
             for (int i = 0; i < ROWS / 8; i++)
                 if (lane % 4 == i) word_store(job.m.scores + own.stream * job.m.T + first + lane / 4 + 8 * i,
@@ -199,71 +202,82 @@ static __device__ inline void tell_scores(const struct few_job &job, const struc
 
 /* ----------------------------------------------------------------------------------------------------------- Σ w u */
 
-/* part (units·UNIT) = Σ weights (UNITS, ROWS) u (units, UNIT, ROWS), or more by that. Rows g and g+8 of the tensor cores'
- * operand are units g/2 and 4 + g/2: even ones the value, odd ones what is left of it. */
-static __device__ inline void add_tile(const float *weights, const bf16 *u, int units, bool more, float *part)
+/* Scores of tokens 4q .. 4q+3 of a tile, of which those up to `now` are there to come; past `now` they are anything. */
+static __device__ inline void wait_scores(const word *from, int now, int q, unsigned step, float (&score)[4])
 {
-    int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
-    unsigned a[UNITS / 4][2];
+    ulonglong2 w[2];
+    bool missing;
+    do {
+        missing = false;
 #pragma unroll
-    for (int half = 0; half < UNITS / 4; half++) {
-        float4 w = *(const float4 *)(weights + (4 * half + g / 2) * ROWS + 4 * q);
-        bf16 high[4], low[4];
-        split(w.x, high, low);
-        split(w.y, high + 1, low + 1);
-        split(w.z, high + 2, low + 2);
-        split(w.w, high + 3, low + 3);
-        a[half][0] = g % 2 ? pack(low[0], low[1]) : pack(high[0], high[1]);
-        a[half][1] = g % 2 ? pack(low[2], low[3]) : pack(high[2], high[3]);
-    }
+        for (int i = 0; i < 2; i++) {
+            int token = 4 * q + 2 * i;
+            w[i] = words_read(from + token);
+            missing |= (token <= now && !word_is_of(w[i].x, step)) || (token < now && !word_is_of(w[i].y, step));
+        }
+    } while (missing);
 #pragma unroll
-    for (int j = 0; j < UNITS; j++) {
-        if (j >= units) break;
-        float c[4] = {0, 0, 0, 0};
-        uint2 of = *(const uint2 *)(u + (j * UNIT + g) * ROWS + 4 * q);
-        multiply_full(c, a[0][0], a[1][0], a[0][1], a[1][1], of.x, of.y);
-        float x = c[j / 4 * 2], y = c[j / 4 * 2 + 1];
-        x += __shfl_xor_sync(~0u, x, 4);
-        y += __shfl_xor_sync(~0u, y, 4);
-        float2 *to = (float2 *)(part + j * UNIT + 2 * q);
-        if (g == j % 4 * 2) *to = more ? make_float2(to->x + x, to->y + y) : make_float2(x, y);
+    for (int i = 0; i < 2; i++) {
+        score[2 * i] = word_float(w[i].x);
+        score[2 * i + 1] = word_float(w[i].y);
     }
 }
 
+/* decay ⊙ score of tokens 4q .. 4q+3 before `now`, as a tensor cores' operand: the value or what is left of it. */
+static __device__ inline uint2 weights_of(float4 decay, const float (&score)[4], int now, int q, bool rest)
+{
+    const float of[4] = {decay.x, decay.y, decay.z, decay.w};
+    bf16 a[4], high, low;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        split(4 * q + i < now ? of[i] * score[i] : 0.0f, &high, &low);
+        a[i] = rest ? low : high;
+    }
+    return make_uint2(pack(a[0], a[1]), pack(a[2], a[3]));
+}
+
 /*
- * This warp's tiles: part (channels) = Σ decay score u; work[now] = C_t·B_t. u and decays of one unit after the other are in
- * shared memory. A lane (g, q) has decays of units q and 4+q for tokens g and 8+g, u of tokens 4q .. 4q+3 for channel g of each.
+ * This warp's tiles: part (channels) = Σ decay score u; work[now] = C_t·B_t. u and decays are in shared memory. A lane (g, q)
+ * has tokens 4q .. 4q+3 of the decays of units g/2 and 4 + g/2, rows g and g+8 of the tensor cores' operand: even ones the
+ * value, odd ones what is left of it; and of channel g of each unit's u.
  */
 static __device__ inline void sum_history(const struct few_job &job, const struct part_of_mixer &own, int t, unsigned step,
-                                          const bf16 *u, const float *decay, float *work)
+                                          const bf16 *u, const float *decay, float *work, int thread)
 {
     const struct mixer_layout &at = job.at.mix;
-    int thread = thread_index(), warp = thread / 32, lane = thread % 32, g = lane / 4, q = lane % 4;
-    float *weights = work + at.weights + warp * UNITS * ROWS, *part = work + at.part + warp * at.pitch;
-    const word *scores = job.m.scores + own.stream * job.m.T + g;
+    int warp = thread / 32, lane = thread % 32, g = lane / 4, q = lane % 4;
+    float *part = work + at.part + warp * at.pitch;
+    const word *scores = job.m.scores + own.stream * job.m.T;
 #pragma unroll 1
     for (int tile = warp; tile * ROWS <= t; tile += WARPS) {
         int now = t - tile * ROWS;
-        float score[ROWS / 8];
+        float score[4];
+        wait_scores(scores + tile * ROWS, now, q, step, score);
 #pragma unroll
-        for (int i = 0; i < ROWS / 8; i++)
-            score[i] = g + 8 * i <= now ? word_float(word_wait(scores + tile * ROWS + 8 * i, step)) : 0.0f;
-        if (now < ROWS && q == 0 && now % 8 == g) work[at.now] = score[now / 8];
+        for (int i = 0; i < 4; i++)
+            if (4 * q + i == now && g == 0) work[at.now] = score[i];
 #pragma unroll 1
         for (int unit = 0; unit < own.units; unit += UNITS) {
-            int units = min(own.units - unit, (int)UNITS);
-            const float *of_decay = decay + (tile * own.units + unit) * ROWS;
-            const bf16 *of_u = u + (tile * own.units + unit) * UNIT * ROWS;
+            int units = now > 0 ? min(own.units - unit, (int)UNITS) : 0;
+            const float *of_decay = decay + (tile * own.units + unit) * ROWS + 4 * q;
+            const bf16 *of_u = u + ((tile * own.units + unit) * UNIT + g) * ROWS + 4 * q;
+            uint2 a[2] = {};
 #pragma unroll
-            for (int j = 0; j < UNITS; j += 4)
+            for (int i = 0; i < 2; i++)
+                if (4 * i + g / 2 < units)
+                    a[i] = weights_of(*(const float4 *)(of_decay + (4 * i + g / 2) * ROWS), score, now, q, g % 2);
 #pragma unroll
-                for (int i = 0; i < ROWS / 8; i++) {
-                    int at_row = (j + q) * ROWS + g + 8 * i;
-                    weights[at_row] = j + q < units && g + 8 * i < now ? of_decay[at_row] * score[i] : 0.0f;
-                }
-            __syncwarp();
-            if (now > 0) add_tile(weights, of_u, units, tile != warp, part + unit * UNIT);
-            __syncwarp(); /* the weights are read */
+            for (int j = 0; j < UNITS; j++) {
+                if (j >= units) break;
+                float c[4] = {0, 0, 0, 0};
+                uint2 of = *(const uint2 *)(of_u + j * UNIT * ROWS);
+                multiply_full(c, a[0].x, a[1].x, a[0].y, a[1].y, of.x, of.y);
+                float x = c[j / 4 * 2], y = c[j / 4 * 2 + 1];
+                x += __shfl_xor_sync(~0u, x, 4);
+                y += __shfl_xor_sync(~0u, y, 4);
+                float2 *to = (float2 *)(part + (unit + j) * UNIT + 2 * q);
+                if (g == j % 4 * 2) *to = tile != warp ? make_float2(to->x + x, to->y + y) : make_float2(x, y);
+            }
         }
         if (now == 0 && tile == warp)
 #pragma unroll 1
@@ -273,10 +287,10 @@ static __device__ inline void sum_history(const struct few_job &job, const struc
 
 /* This warp's decays for the next token, in device memory. */
 static __device__ inline void fade_history(const struct few_job &job, const struct part_of_mixer &own, int l, int t,
-                                           const float *decay, const float *fade)
+                                           const float *decay, const float *fade, int thread)
 {
     float *to = decays_of(job, own, l);
-    int thread = thread_index(), lane = thread % 32;
+    int lane = thread % 32;
 #pragma unroll 1
     for (int tile = thread / 32; tile * ROWS <= t; tile += WARPS)
 #pragma unroll 1
@@ -291,12 +305,13 @@ static __device__ inline void fade_history(const struct few_job &job, const stru
 
 /* Waits for what in_proj made of this token for the block's channels, and leaves in shared memory what follows from it. */
 static __device__ inline void mix_inputs(const struct few_job &job, const struct part_of_mixer &own,
-                                         const struct decode_layer &layer, int l, int t, unsigned step, float *work)
+                                         const struct decode_layer &layer, int l, int t, unsigned step, float *work,
+                                         int thread)
 {
     enum { FIRST = 32 * SCORE_WARPS, COUNT = 32 * (SCORER - SCORE_WARPS) };
     const struct decode_view &a = job.a;
     const struct mixer_layout &at = job.at.mix;
-    int channels = own.units * UNIT, e0 = own.unit * UNIT, first = thread_index() - FIRST;
+    int channels = own.units * UNIT, e0 = own.unit * UNIT, first = thread - FIRST;
     struct mixer_inputs in = inputs_of(job, own, l);
     if (first < 0 || first >= COUNT) return;
 #pragma unroll 1
@@ -329,27 +344,27 @@ static __device__ inline void keep_value(float value, bf16 *row, int t)
 }
 
 /* A packet of v of every PACKED lanes, one channel each, sent by the first of them. */
-static __device__ inline void send_mixed(float v, bool there, uint4 *to, unsigned step)
+static __device__ inline void send_mixed(float v, bool there, uint4 *to, unsigned step, int lane)
 {
     unsigned pair = pack(__float2bfloat16_rn(v), __float2bfloat16_rn(__shfl_down_sync(~0u, v, 1)));
     unsigned second = __shfl_down_sync(~0u, pair, 2), third = __shfl_down_sync(~0u, pair, 4);
-    int lane = thread_index() % 32;
     if (there && lane % PACKED == 0) packet_store(to + lane / PACKED, make_uint4(pair, second, third, step));
 }
 
 /* D of this thread's channel of group `group`. */
-static __device__ inline float direct_weight(const struct part_of_mixer &own, const struct decode_layer &layer, int group)
+static __device__ inline float direct_weight(const struct part_of_mixer &own, const struct decode_layer &layer, int group,
+                                             int lane)
 {
-    int lane = thread_index() % 32, c = group * GROUP + lane;
+    int c = group * GROUP + lane;
     return lane < GROUP && c < own.units * UNIT ? layer.D[(own.unit * UNIT + c) / HEADDIM] : 0;
 }
 
 /* Group `group` of GROUP channels, by one warp: gate, and on the way to out_proj. */
 static __device__ inline void mix_finish(const struct few_job &job, const struct part_of_mixer &own, int l, int t,
-                                         unsigned step, int group, float D, const float *work)
+                                         unsigned step, int group, float D, const float *work, int lane)
 {
     const struct mixer_layout &at = job.at.mix;
-    int lane = thread_index() % 32, c = group * GROUP + lane, channels = own.units * UNIT;
+    int c = group * GROUP + lane, channels = own.units * UNIT;
     int warps = min((int)WARPS, t / ROWS + 1);
     bool there = lane < GROUP && c < channels;
     float gated = 0, u = 0;
@@ -359,7 +374,7 @@ static __device__ inline void mix_finish(const struct few_job &job, const struct
         gated = (past + work[at.now] * u + D * x) * work[at.z + c];
     }
     uint4 *v = job.m.v + own.stream * job.m.v_pitch + own.place * own.packets;
-    send_mixed(gated, there, v + group * (GROUP / PACKED), step);
+    send_mixed(gated, there, v + group * (GROUP / PACKED), step, lane);
     if (there) keep_value(u, values_of(job, own, l) + (t / ROWS * channels + c) * ROWS, t);
 }
 
@@ -369,26 +384,26 @@ static __device__ inline void mix_finish(const struct few_job &job, const struct
  */
 template <typename Waited>
 static __device__ inline void mix(const struct few_job &job, const struct part_of_mixer &own, const struct decode_layer &layer,
-                                  int l, int t, unsigned step, char *shared, Waited waited)
+                                  int l, int t, unsigned step, char *shared, int thread, Waited waited)
 {
     const struct mixer_layout &at = job.at.mix;
     float *work = (float *)(shared + job.at.mixer);
     const float *decay = (const float *)(shared + job.at.decay);
-    int warp = thread_index() / 32;
-    float D = direct_weight(own, layer, warp);
-    tell_scores(job, own, layer, l, t, step, (bf16 *)(work + at.query));
-    mix_inputs(job, own, layer, l, t, step, work);
+    int warp = thread / 32, lane = thread % 32;
+    float D = direct_weight(own, layer, warp, lane);
+    tell_scores(job, own, layer, l, t, step, (bf16 *)(work + at.query), thread);
+    mix_inputs(job, own, layer, l, t, step, work, thread);
     copies_wait<0>();
     __syncwarp(); /* every lane's copies of the history have arrived */
-    sum_history(job, own, t, step, (const bf16 *)(shared + job.at.u), decay, work);
+    sum_history(job, own, t, step, (const bf16 *)(shared + job.at.u), decay, work, thread);
     waited();
     __syncthreads();
 #pragma unroll 1
     for (int group = warp; group * GROUP < own.units * UNIT; group += WARPS) {
-        if (group != warp) D = direct_weight(own, layer, group);
-        mix_finish(job, own, l, t, step, group, D, work);
+        if (group != warp) D = direct_weight(own, layer, group, lane);
+        mix_finish(job, own, l, t, step, group, D, work, lane);
     }
-    fade_history(job, own, l, t, decay, work + at.fade);
+    fade_history(job, own, l, t, decay, work + at.fade, thread);
 }
 
 #endif

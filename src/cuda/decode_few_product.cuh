@@ -1,8 +1,8 @@
 /*
  * The persistent kernel's products of few rows with the weights, which are read once a token: what counts is that memory
- * never idles, and that few instructions lie between the input and the sums. Each warp reads its part of the weights through a
- * ring of its own in shared memory, in the order in which it will use them, and that order does not stop where blocks wait
- * for each other: the rings fill with the weights of what comes next.
+ * never idles, and that few instructions lie between the input and the sums. One warp reads a block's weights ahead through a
+ * ring in shared memory, in the order in which they will be used, and that order does not stop where blocks wait for each
+ * other: the ring fills with the weights of what comes next.
  *
  * The weights lie in memory as the tensor cores' operands (decode_few_tables.cuh): 16 bytes a lane are a tile of 4 rows by 64
  * columns. The 16 rows of m16n8k16 are those 4 with each quarter of the columns, its 8 columns the quarters of two streams, so
@@ -13,206 +13,146 @@
 
 #include "cuda/decode_few.cuh"
 
+/* The last warp has the least to do where results are finished. */
+enum { LOADER = WARPS - 1, COMPUTING = 2 /* stages that may be in use while the next ones are read */ };
+
 static __device__ inline void shares_start(const struct few_job &job, int pairs, struct few_shared *s)
 {
     struct cuts cuts = cuts_of(job.a, pairs);
-    int warp = threadIdx.x;
-    if (warp >= WARPS) return;
+    if (threadIdx.x > 0) return;
 #pragma unroll
     for (int kind = 0; kind < PRODUCT_KINDS; kind++) {
-        struct share p = {cuts.of[kind], 0, 0};
-        p.first = (int)((int64_t)p.cut.quads * blockIdx.x / gridDim.x);
-        p.quads = (int)((int64_t)p.cut.quads * (blockIdx.x + 1) / gridDim.x) - p.first;
-        int k_group = warp & (p.cut.k_groups - 1), q_group = warp / p.cut.k_groups, row = p.cut.k_groups * p.cut.tiles;
-        struct reading r = {(p.quads - q_group + p.cut.q_groups - 1) / p.cut.q_groups, p.cut.q_groups * row * TILE_BYTES, 0};
-        r.from = ((int64_t)(p.first + q_group) * row + k_group * p.cut.tiles) * TILE_BYTES + (kind == OUT ? job.m.in_bytes : 0);
-        s->reading[kind][warp] = r;
-        if (warp == 0) s->share[kind] = p;
+        const struct cut cut = cuts.of[kind];
+        int first = (int)((int64_t)cut.quads * blockIdx.x / gridDim.x);
+        int end = (int)((int64_t)cut.quads * (blockIdx.x + 1) / gridDim.x);
+        s->share[kind] = {first, end - first, cut.k_bits, cut.pass};
     }
 }
 
-/* --------------------------------------------------------------------------------------------------------- the rings */
+/* ---------------------------------------------------------------------------------------------------------- the ring */
 
-/* A warp's ring. A stage holds its tiles of a quad; the quads to read next are `left` ones of product `product` of the token
- * that is `tokens` before the last. */
+/*
+ * A block's ring, as everybody sees it. A stage holds a turn: of each warp, its tiles of a quad. The stages' barriers are pairs:
+ * full, and free again.
+ */
 struct ring {
-    unsigned begin, barriers; /* shared addresses: of the first stage, and of its barrier */
-    int stage, depth;         /* bytes of a stage, how many */
-    int used, filled;         /* stages that are used next, and filled next */
-    unsigned parity;          /* of the phase that fills the stages from `used` on */
-    int tokens, product, left, bytes;
-    const char *from;
-    int hop; /* bytes from a quad to the warp's next one */
-    unsigned long long policy;
+    unsigned stages, barriers; /* shared addresses */
+    int used, spare;           /* the stage that is used next; how many turns could be read */
+    unsigned parity;           /* of the phase that makes stage `used` full */
 };
 
-#if __CUDA_ARCH__ >= 900
-
-static __device__ inline void stage_start(const struct ring *g)
+/* By the loader: reads the next turn, when its stage is free. */
+template <int TILES>
+static __device__ __noinline__ void ring_read(const struct few_job &job, struct few_shared *s, struct ring g, int lane)
 {
-    for (int i = 0; i < g->depth && thread_index() % 32 == 0; i++) bulk_barrier_start(g->barriers + 8 * i);
+    enum { STAGE = WARPS * TILES * TILE_BYTES };
+    struct loading n = s->loading;
+    int l = n.product / 2;
+    __syncwarp(); /* every lane has it */
+    while (n.tokens > 0 && n.first >= s->share[n.kind].quads) {
+        if (++n.product > 2 * job.a.layers) {
+            n.product = 0;
+            n.tokens--;
+        }
+        l = n.product / 2;
+        n.kind = l == job.a.layers ? HEAD : n.product % 2 ? OUT : IN;
+        n.first = 0;
+    }
+    if (n.tokens > 0) {
+        const struct share p = s->share[n.kind];
+        int quad = TILES * TILE_BYTES << p.k_bits, count = min(p.quads - n.first, WARPS >> p.k_bits);
+        unsigned barriers = g.barriers + 16 * n.filled;
+        const char *from = job.m.weights + l * job.m.layer_bytes + (n.kind == OUT ? job.m.in_bytes : 0);
+        phase_wait(barriers + 8, n.parity ^ 1);
+        bulk_copy(g.stages + n.filled * STAGE, from + (int64_t)(p.first + n.first) * quad, count * quad, barriers,
+                  policy_of_weights(), lane);
+        n.first += count;
+        if (++n.filled == job.at.depth) {
+            n.filled = 0;
+            n.parity ^= 1;
+        }
+    }
+    if (lane == 0) s->loading = n;
     __syncwarp();
 }
 
-static __device__ inline void stage_read(const struct ring *g)
+/* By the loader: reads turns until at most `keep` stages are spare. */
+template <int TILES>
+static __device__ inline void ring_fill(const struct few_job &job, struct few_shared *s, struct ring *g, int keep, int lane)
 {
-    __syncwarp(); /* every lane has read what was there */
-    if (thread_index() % 32 == 0)
-        bulk_copy(g->begin + g->filled * g->stage, g->from, g->bytes, g->barriers + 8 * g->filled, g->policy);
-}
-
-static __device__ inline void stage_skip(void)
-{
-}
-
-static __device__ inline void stage_wait(const struct ring *g)
-{
-    bulk_wait(g->barriers + 8 * g->used, g->parity);
-}
-
-#else /* a lane copies what it will read itself; every stage is a group of copies, also past the end */
-
-static __device__ inline void stage_start(const struct ring *)
-{
-}
-
-static __device__ inline void stage_skip(void)
-{
-    copies_commit();
-}
-
-static __device__ inline void stage_read(const struct ring *g)
-{
-    for (int i = thread_index() % 32 * 16; i < g->bytes; i += TILE_BYTES)
-        copy_weights(g->begin + g->filled * g->stage + i, g->from + i, g->policy);
-    copies_commit();
-}
-
-/* Groups of copies end in their order; those of other things only make the wait longer. */
-static __device__ inline void stage_wait(const struct ring *g)
-{
-    if (g->depth > 4)
-        copies_wait<4>();
-    else if (g->depth > 2)
-        copies_wait<2>();
-    else
-        copies_wait<0>();
-}
-
-#endif
-
-/* The products of a token in their order: 2l is in_proj of layer l, 2l+1 its out_proj, 2·layers the head. */
-static __device__ inline void ring_enter(const struct few_job &job, const struct few_shared *s, struct ring *g)
-{
-    int l = g->product / 2;
-    enum product_kind kind = l == job.a.layers ? HEAD : g->product % 2 ? OUT : IN;
-    const struct reading r = s->reading[kind][thread_index() / 32];
-    g->left = r.quads;
-    g->hop = r.hop;
-    g->bytes = s->share[kind].cut.tiles * TILE_BYTES;
-    g->from = job.m.weights + l * job.m.layer_bytes + r.from;
-}
-
-/* Starts reading a quad into a free stage, if there is one left. */
-static __device__ inline void ring_read(const struct few_job &job, const struct few_shared *s, struct ring *g)
-{
-    while (g->tokens > 0 && g->left <= 0) {
-        if (++g->product > 2 * job.a.layers) {
-            g->product = 0;
-            g->tokens--;
-        }
-        ring_enter(job, s, g);
-    }
-    if (g->tokens == 0) {
-        stage_skip();
-        return;
-    }
-    stage_read(g);
-    g->from += g->hop;
-    g->left--;
-    g->filled = g->filled + 1 == g->depth ? 0 : g->filled + 1;
-}
-
-/* The next stage is the one to use. */
-static __device__ inline void ring_use(struct ring *g)
-{
-    if (++g->used < g->depth) return;
-    g->used = 0;
-    g->parity ^= 1;
-}
-
-static __device__ inline void ring_start(const struct few_job &job, const struct few_shared *s, struct ring *g,
-                                         const char *shared)
-{
-    int warp = thread_index() / 32;
-    g->stage = job.at.stage;
-    g->depth = job.at.depth;
-    g->begin = shared_address(shared) + warp * g->depth * g->stage;
-    g->barriers = shared_address(shared + job.at.barriers) + warp * g->depth * 8;
-    g->used = g->filled = 0;
-    g->parity = 0;
-    g->tokens = job.to - job.from;
-    g->product = 0;
-    g->policy = policy_of_weights();
-    stage_start(g);
-    ring_enter(job, s, g);
 #pragma unroll 1
-    for (int i = 0; i < g->depth; i++) ring_read(job, s, g);
+    for (; g->spare > keep; g->spare--) ring_read<TILES>(job, s, *g, lane);
+}
+
+template <int TILES>
+static __device__ inline void ring_start(const struct few_job &job, struct few_shared *s, struct ring *g, char *shared)
+{
+    int thread = threadIdx.x;
+    *g = {shared_address(shared), shared_address(shared + job.at.barriers), 0, job.at.depth, 0};
+    if (thread == 0) s->loading = {job.to - job.from, 0, IN, 0, 0, 0};
+    if (thread < job.at.depth) {
+        phase_start(g->barriers + 16 * thread, BULK_COUNT);
+        phase_start(g->barriers + 16 * thread + 8, WARPS);
+        phases_started();
+    }
+    __syncthreads();
+    if (thread / 32 == LOADER) ring_fill<TILES>(job, s, g, 0, thread % 32);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- products */
 
-/*
- * Lane (g, q) = (lane / 4, lane mod 4) holds of a tile rows g and g+8 of the tensor cores' operand: row g mod 4 with quarters
- * g/4 and 2 + g/4 of the columns, and of the inputs quarter g/2 of stream g mod 2; of a quarter's columns 4q .. 4q+3.
- */
-template <int PAIRS> struct inputs {
-    uint2 x[PAIRS][MOST_TILES];
-
-    /* From column `column` on; input (2 PAIRS, stride bytes) of bf16. */
-    __device__ inline void load(unsigned input, int stride, int column, int tiles)
-    {
-        int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
-        input += g % 2 * stride + (column + g / 2 * (TILE / 4) + 4 * q) * 2;
-#pragma unroll
-        for (int p = 0; p < PAIRS; p++)
-#pragma unroll
-            for (int i = 0; i < MOST_TILES; i++)
-                x[p][i] = i < tiles ? shared_load2(input + 2 * p * stride + i * TILE * 2) : make_uint2(0, 0);
-    }
+/* A lane's sums of squares, which the products' scales come from (decode_persistent.cu): of the row, and of what the second
+ * norm of the head takes. */
+struct squares {
+    float row, second;
+    bool both;
 };
 
-/* Partial sums of a pass: (quads, PAIRS, slots, QUAD) pairs of streams; a slot is a warp's part of the columns, and a quarter. */
-template <int PAIRS>
-static __device__ inline void put_sums(const float (&c)[PAIRS][4], float2 *part, int slots, int k_group)
+static __device__ inline void put_squares(struct few_shared *s, struct squares squares, int warp, int lane)
 {
-    int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
+    float row = warp_sum(squares.row), second = squares.both ? warp_sum(squares.second) : 0;
+    if (lane > 0) return;
+    s->red[0][warp] = row;
+    s->red[1][warp] = second;
+}
+
+/*
+ * Partial sums of a pass: (quads, PAIRS, slots, QUAD) pairs of streams; a slot is a warp's part of the columns, and a quarter.
+ * Of the results, lane (g, q) has rows g and g+8 and columns 2q, 2q+1: what counts are the two streams of quarter q where the
+ * row is of that quarter, too.
+ */
+template <int PAIRS>
+static __device__ inline void put_sums(const float (&c)[PAIRS][4], float2 *part, int slots, int lane)
+{
+    int g = lane / 4, q = lane % 4;
     if (g / 4 != q % 2) return;
 #pragma unroll
     for (int p = 0; p < PAIRS; p++)
-        part[(p * slots + 4 * k_group + q) * QUAD + g % 4] =
-            q < 2 ? make_float2(c[p][0], c[p][1]) : make_float2(c[p][2], c[p][3]);
+        part[p * slots * QUAD] = q < 2 ? make_float2(c[p][0], c[p][1]) : make_float2(c[p][2], c[p][3]);
 }
 
-/* The sum for row lane mod 4 of a quad and stream lane / 4. */
-template <int PAIRS> static __device__ inline float sum_of(const float2 *part, int slots)
+static __device__ inline float2 add2(float2 a, float2 b)
 {
-    int lane = thread_index() % 32, row = lane % QUAD, first = lane / QUAD;
-    enum { AT_ONCE = 32 / QUAD, MOST = 4 * WARPS / AT_ONCE };
+    return make_float2(a.x + b.x, a.y + b.y);
+}
+
+/* The sum for row lane mod 4 of a quad and stream lane / 4; slots is 4 to 64. */
+template <int PAIRS> static __device__ inline float sum_of(const float2 *part, int slots, int lane)
+{
+    int first = lane / QUAD;
+    enum { AT_ONCE = 32 };
     float sum = 0;
+    part += lane;
 #pragma unroll
-    for (int p = 0; p < PAIRS; p++) {
-        float2 v[MOST], all = make_float2(0, 0);
-#pragma unroll
-        for (int i = 0; i < MOST; i++) {
-            int slot = first + i * AT_ONCE;
-            v[i] = slot < slots ? part[(p * slots + slot) * QUAD + row] : make_float2(0, 0);
-        }
-#pragma unroll
-        for (int i = 0; i < MOST; i++) all = make_float2(all.x + v[i].x, all.y + v[i].y);
+    for (int p = 0; p < PAIRS; p++, part += slots * QUAD) {
+        float2 all = first < slots ? part[0] : make_float2(0, 0);
+        if (slots > 8) all = add2(all, part[AT_ONCE]);
+        if (slots > 16) all = add2(all, add2(part[2 * AT_ONCE], part[3 * AT_ONCE]));
+        if (slots > 32)
+            all = add2(all, add2(add2(part[4 * AT_ONCE], part[5 * AT_ONCE]), add2(part[6 * AT_ONCE], part[7 * AT_ONCE])));
 #pragma unroll
         for (int o = QUAD; o < 32; o *= 2)
-            all = make_float2(all.x + __shfl_xor_sync(~0u, all.x, o), all.y + __shfl_xor_sync(~0u, all.y, o));
+            all = add2(all, make_float2(__shfl_xor_sync(~0u, all.x, o), __shfl_xor_sync(~0u, all.y, o)));
         if (first / 2 == p) sum = first % 2 ? all.y : all.x;
     }
     return sum;
@@ -225,48 +165,65 @@ template <int PAIRS> static __device__ inline float sum_of(const float2 *part, i
  *     prepare(quad)        before the product, for what finish wants from device memory
  *     finish(quad, sum)    for row lane mod 4 of the quad and stream lane / 4; quads count from the block's first
  *
- * The input must be there, for all threads. Ends without a barrier: `part` and the input are free after the next one.
+ * The input must be there, for all threads; the lanes' squares are summed up meanwhile, into s->red. A lane (g, q) holds of a
+ * tile's inputs quarter g/2 of stream g mod 2, of its columns 4q .. 4q+3. Ends without a barrier: `part` and the input are free
+ * after the next one.
  */
-template <int PAIRS, typename Prepare, typename Finish>
-static __device__ inline void product(const struct few_job &job, const struct few_shared *s, struct ring *g,
-                                      const struct share &share, unsigned input, float2 *part, Prepare prepare, Finish finish)
+template <int PAIRS, int TILES, typename Prepare, typename Finish>
+static __device__ inline void product(const struct few_job &job, struct few_shared *s, struct ring *g, const struct share p,
+                                      struct squares squares, unsigned input, float2 *part, int number, Prepare prepare,
+                                      Finish finish)
 {
-    const struct share p = share;
-    int warp = thread_index() / 32, k_group = warp & (p.cut.k_groups - 1), slots = 4 * p.cut.k_groups;
-    int quad = warp / p.cut.k_groups;
-    struct inputs<PAIRS> in;
+    enum { STAGE = WARPS * TILES * TILE_BYTES };
+    int thread = anew(number), warp = thread / 32, lane = thread % 32, slots = 4 << p.k_bits;
+    int k_group = warp & ((1 << p.k_bits) - 1), quad = warp >> p.k_bits, turn = WARPS >> p.k_bits;
+    int stride = input_stride(p.k_bits, TILES);
+    uint2 x[PAIRS][TILES];
     if (warp < p.quads) prepare(warp);
-    in.load(input, input_stride(p.cut), k_group * p.cut.tiles * TILE, p.cut.tiles);
+    input += (lane / 4 % 2) * stride + (k_group * TILES * TILE + lane / 8 * (TILE / 4) + lane % 4 * 4) * 2;
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++)
+#pragma unroll
+        for (int j = 0; j < TILES; j++) x[i][j] = shared_load2(input + 2 * i * stride + j * TILE * 2);
+    float2 *to = part + quad * PAIRS * slots * QUAD + (4 * k_group + lane % 4) * QUAD + lane / 4 % 4;
 #pragma unroll 1
-    for (int first = 0; first < p.quads; first += p.cut.pass) {
-        int last = min(first + p.cut.pass, p.quads);
+    for (int first = 0; first < p.quads; first += p.pass, to -= p.pass * PAIRS * slots * QUAD) {
+        int last = min(first + p.pass, p.quads);
         if (first > 0) __syncthreads(); /* part is free */
 #pragma unroll 1
-        for (; quad < last; quad += p.cut.q_groups) {
+        for (int of_turn = first; of_turn < last; of_turn += turn) {
+            unsigned barriers = g->barriers + 16 * g->used;
             float c[PAIRS][4] = {};
-            uint4 w[MOST_TILES];
-            unsigned from = g->begin + g->used * g->stage + thread_index() % 32 * 16;
-            stage_wait(g);
+            uint4 w[TILES];
+            phase_wait(barriers, g->parity);
 #pragma unroll
-            for (int i = 0; i < MOST_TILES; i++)
-                if (i < p.cut.tiles) w[i] = shared_load(from + i * TILE_BYTES);
+            for (int i = 0; i < TILES; i++)
+                w[i] = shared_load(g->stages + g->used * STAGE + (warp * TILES + i) * TILE_BYTES + lane * 16);
+            if (of_turn == 0) put_squares(s, squares, warp, lane);
 #pragma unroll
-            for (int i = 0; i < MOST_TILES; i++)
-                if (i < p.cut.tiles)
+            for (int i = 0; i < TILES; i++)
 #pragma unroll
-                    for (int j = 0; j < PAIRS; j++)
-                        multiply_full(c[j], w[i].x, w[i].y, w[i].z, w[i].w, in.x[j][i].x, in.x[j][i].y);
-            ring_use(g);
-            ring_read(job, s, g);
-            put_sums<PAIRS>(c, part + (quad - first) * PAIRS * slots * QUAD, slots, k_group);
+                for (int j = 0; j < PAIRS; j++)
+                    multiply_full(c[j], w[i].x, w[i].y, w[i].z, w[i].w, x[j][i].x, x[j][i].y);
+            if (lane == 0) phase_arrive(barriers + 8);
+            g->spare++;
+            if (++g->used == job.at.depth) {
+                g->used = 0;
+                g->parity ^= 1;
+            }
+            if (quad < last) put_sums<PAIRS>(c, to, slots, lane);
+            quad += turn;
+            to += turn * PAIRS * slots * QUAD;
+            if (warp == LOADER) ring_fill<TILES>(job, s, g, COMPUTING, lane);
         }
         __syncthreads();
 #pragma unroll 1
         for (int at = first + warp; at < last; at += WARPS) {
             if (at != warp) prepare(at);
-            finish(at, sum_of<PAIRS>(part + (at - first) * PAIRS * slots * QUAD, slots));
+            finish(at, sum_of<PAIRS>(part + (at - first) * PAIRS * slots * QUAD, slots, lane));
         }
     }
+    if (warp == LOADER) ring_fill<TILES>(job, s, g, 0, lane);
 }
 
 #endif

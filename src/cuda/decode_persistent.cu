@@ -25,48 +25,39 @@ template <int PAIRS> struct seat {
     enum { LANES = THREADS / (2 * PAIRS), STREAM_WARPS = LANES / 32 };
     int r, me;
 
-    __device__ inline seat() : r(thread_index() / LANES), me(thread_index() % LANES)
+    __device__ inline seat(int thread) : r(thread / LANES), me(thread % LANES)
     {
     }
 };
 
-/* Packets that a thread takes at once. */
-enum { AT_ONCE = 2 };
-
 /* Waits for packets from[0], from[hop], ..., of which those with `wanted` are there to come. */
-static __device__ inline void gather(const uint4 *from, int hop, const bool (&wanted)[AT_ONCE], unsigned step,
-                                     uint4 (&packet)[AT_ONCE])
+template <int N>
+static __device__ inline void gather(const uint4 *from, int hop, const bool (&wanted)[N], unsigned step, uint4 (&packet)[N])
 {
     bool missing;
     do {
         missing = false;
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++)
+        for (int i = 0; i < N; i++)
             if (wanted[i]) packet[i] = packet_read(from + i * hop);
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) missing |= wanted[i] && packet[i].w != step;
+        for (int i = 0; i < N; i++) missing |= wanted[i] && packet[i].w != step;
     } while (missing);
 }
 
-/* After the barrier behind the inputs, off their way: this warp's sums of squares. `second` is the head's alone. */
-static __device__ inline void put_squares(struct few_shared *s, float squares, float second, bool head)
-{
-    int thread = thread_index();
-    squares = warp_sum(squares);
-    if (head) second = warp_sum(second);
-    if (thread % 32 == 0) s->red[thread / 32] = make_float2(squares, second);
-}
-
-/* 1 / rms of `count` values of stream r: of the head, with that of its second norm. */
-template <int PAIRS> static __device__ inline float scale_of(const struct few_shared *s, int r, int count, bool head)
+/* 1 / rms of `1/by` values of stream r: of the head, with that of its second norm. */
+template <int PAIRS> static __device__ inline float scale_of(const struct few_shared *s, int r, float by, bool head)
 {
     enum { OF_STREAM = seat<PAIRS>::STREAM_WARPS };
-    const float2 *red = s->red + min(r, 2 * PAIRS - 1) * OF_STREAM;
-    float2 total = make_float2(0, 0);
+    float total[2] = {0, 0};
+    r = min(r, 2 * PAIRS - 1);
 #pragma unroll
-    for (int w = 0; w < OF_STREAM; w++) total = make_float2(total.x + red[w].x, total.y + red[w].y);
-    float by = 1.0f / (float)count, scale = rsqrtf(total.x * by + 1e-5f);
-    return head ? scale * rsqrtf(total.y * by * scale * scale + 1e-5f) : scale;
+    for (int i = 0; i < 2; i++)
+        if (i == 0 || head)
+#pragma unroll
+            for (int w = 0; w < OF_STREAM; w++) total[i] += s->red[i][r * OF_STREAM + w];
+    float scale = rsqrtf(total[0] * by + 1e-5f);
+    return head ? scale * rsqrtf(total[1] * by * scale * scale + 1e-5f) : scale;
 }
 
 /* What enters the network at position t: the class's embedding, then the last token with its position. */
@@ -78,108 +69,116 @@ static __device__ inline float4 embed(const struct decode_view &a, const struct 
     return make_float4(w.x + place.x, w.y + place.y, w.z + place.z, w.w + place.w);
 }
 
-static __device__ inline float4 add_product(float4 x, float4 a, float4 b)
+static __device__ inline float4 multiply_add(float4 a, float4 b, float4 c)
 {
-    return make_float4(x.x + a.x * b.x, x.y + a.y * b.y, x.z + a.z * b.z, x.w + a.w * b.w);
+    return make_float4(a.x * b.x + c.x, a.y * b.y + c.y, a.z * b.z + c.z, a.w * b.w + c.w);
 }
 
+static __device__ inline float4 multiply4(float4 a, float4 b)
+{
+    return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w);
+}
+
+static __device__ inline float squares4(float4 a)
+{
+    return a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w;
+}
+
+/* Where a product finds its input. */
+struct input_place {
+    char *rows; /* (2 PAIRS, stride bytes) of bf16 */
+    int stride;
+};
+
 /*
- * The input (2 PAIRS, stride bytes) of layer l, of the head when l = layers: r ⊙ factors; h is of step `step`. residual
- * (R, d/4): a thread owns those of its seat from one layer to the next. Ends behind a barrier.
+ * The input of layer l, of the head when l = layers: r ⊙ factors, by packets first, first + LANES, ..., N of them at once; h is
+ * of step `step`. residual (R, d/4): a thread owns those of its seat from one layer to the next.
  */
-template <int PAIRS, typename Waited>
-static __device__ inline void take_residual(const struct few_job &job, struct few_shared *s, int l, int t, unsigned step,
-                                            float4 *residual, char *input, int stride, Waited waited)
+template <int PAIRS, int N, typename Waited>
+static __device__ inline void take_residual(const struct few_job &job, const struct few_shared *s, int l, int t, unsigned step,
+                                            float4 *residual, struct input_place input, int thread, struct squares *squares,
+                                            Waited waited)
 {
     const struct decode_view &a = job.a;
-    const seat<PAIRS> n;
+    const seat<PAIRS> n(thread);
     enum { LANES = seat<PAIRS>::LANES };
-    int packets = n.r < a.R ? a.d / QUAD : 0;
-    bool head = l == a.layers;
-    float squares = 0, second = 0;
-    for (int first = n.me; first < packets; first += AT_ONCE * LANES) {
+    int packets = a.d / QUAD;
+    if (n.r >= a.R) return;
+#pragma unroll 1
+    for (int first = n.me; first < packets; first += N * LANES) {
         const float4 *norms = job.m.norms + ((int64_t)(l * a.R + n.r) * packets + first) * 2;
-        float4 gate[AT_ONCE], factor[AT_ONCE], x[AT_ONCE];
-        uint4 h[AT_ONCE] = {};
-        bool wanted[AT_ONCE];
+        float4 gate[N], factor[N], x[N];
+        uint4 h[N];
+        bool wanted[N];
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            wanted[i] = first + i * LANES < packets;
+        for (int i = 0; i < N; i++) {
+            wanted[i] = N == 1 || first + i * LANES < packets;
             if (!wanted[i]) continue;
             gate[i] = __ldcg(norms + 2 * i * LANES);
             factor[i] = __ldcg(norms + 2 * i * LANES + 1);
             x[i] = l > 0 ? residual[n.r * packets + first + i * LANES] : embed(a, s, t, n.r, QUAD * (first + i * LANES));
         }
-        if (l > 0) gather(job.m.h + n.r * packets + first, LANES, wanted, step, h);
+        if (l > 0) gather<N>(job.m.h + n.r * packets + first, LANES, wanted, step, h);
+        waited();
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
+        for (int i = 0; i < N; i++) {
             int at = first + i * LANES;
-            if (!wanted[i]) break;
-            if (l > 0) x[i] = add_product(x[i], gate[i], unpack4(h[i]));
+            if (!wanted[i]) continue;
+            if (l > 0) x[i] = multiply_add(gate[i], unpack4(h[i]), x[i]);
             residual[n.r * packets + at] = x[i];
-            float4 y = make_float4(x[i].x * factor[i].x, x[i].y * factor[i].y, x[i].z * factor[i].z, x[i].w * factor[i].w);
-            store4((bf16 *)(input + n.r * stride) + QUAD * at, y);
-            squares += x[i].x * x[i].x + x[i].y * x[i].y + x[i].z * x[i].z + x[i].w * x[i].w;
-            if (!head) continue;
-            float4 w = load4(a.norm_f + QUAD * at);
-            float4 z = make_float4(x[i].x * w.x, x[i].y * w.y, x[i].z * w.z, x[i].w * w.w);
-            second += z.x * z.x + z.y * z.y + z.z * z.z + z.w * z.w;
+            store4((bf16 *)(input.rows + n.r * input.stride) + QUAD * at, multiply4(x[i], factor[i]));
+            squares->row += squares4(x[i]);
+            if (squares->both) squares->second += squares4(multiply4(x[i], load4(a.norm_f + QUAD * at)));
         }
     }
-    waited();
-    __syncthreads();
-    put_squares(s, squares, second, head);
 }
 
-/* v of all blocks as the input (2 PAIRS, stride bytes) of out_proj. Ends behind a barrier. */
-template <int PAIRS, typename Waited>
-static __device__ inline void take_mixed(const struct few_job &job, struct few_shared *s, unsigned step, char *input,
-                                         int stride, Waited waited)
+/* v of all blocks as the input of out_proj, in the same way. */
+template <int PAIRS, int N, typename Waited>
+static __device__ inline void take_mixed(const struct few_job &job, const struct few_shared *s, unsigned step,
+                                         struct input_place input, int thread, struct squares *squares, Waited waited)
 {
-    const struct decode_view &a = job.a;
-    const seat<PAIRS> n;
+    const seat<PAIRS> n(thread);
     enum { LANES = seat<PAIRS>::LANES };
-    float squares = 0;
+    if (n.r >= job.a.R) return;
     struct team team = s->team[n.r];
-    int packets = n.r < a.R ? team.blocks * team.packets : 0;
-    for (int first = n.me; first < packets; first += AT_ONCE * LANES) {
-        uint4 v[AT_ONCE] = {};
-        bool wanted[AT_ONCE];
-        int channel[AT_ONCE], end[AT_ONCE]; /* the packet's first, and the end of its block's */
+    int packets = team.blocks * team.packets;
+#pragma unroll 1
+    for (int first = n.me; first < packets; first += N * LANES) {
+        uint4 v[N];
+        bool wanted[N];
+        int channel[N], count[N]; /* the packet's first, and how many until the end of its block's */
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            int at = first + i * LANES, block = at * team.inverse >> 16;
-            end[i] = min((block + 1) * team.units * UNIT, a.E);
-            channel[i] = block * team.units * UNIT + (at - block * team.packets) * PACKED;
-            wanted[i] = at < packets && channel[i] < end[i];
+        for (int i = 0; i < N; i++) {
+            int at = first + i * LANES, block = at * team.inverse >> 16, start = block * team.units * UNIT;
+            channel[i] = start + (at - block * team.packets) * PACKED;
+            count[i] = min(start + team.units * UNIT, job.a.E) - channel[i];
+            wanted[i] = at < packets && count[i] > 0;
         }
-        gather(job.m.v + n.r * job.m.v_pitch + first, LANES, wanted, step, v);
+        gather<N>(job.m.v + n.r * job.m.v_pitch + first, LANES, wanted, step, v);
+        waited();
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
+        for (int i = 0; i < N; i++) {
             if (!wanted[i]) continue;
-            unsigned *to = (unsigned *)(input + n.r * stride + channel[i] * (int)sizeof(bf16));
+            unsigned *to = (unsigned *)(input.rows + n.r * input.stride + channel[i] * (int)sizeof(bf16));
             const unsigned pair[PACKED / 2] = {v[i].x, v[i].y, v[i].z};
 #pragma unroll
             for (int j = 0; j < PACKED / 2; j++) {
                 float x = __uint_as_float(pair[j] << 16), y = __uint_as_float(pair[j] & 0xffff0000u);
-                if (channel[i] + 2 * j < end[i]) to[j] = pair[j];
-                squares += x * x + y * y; /* past the end they are zeros */
+                if (2 * j < count[i]) to[j] = pair[j];
+                squares->row += x * x + y * y; /* past the end they are zeros */
             }
         }
     }
-    waited();
-    __syncthreads();
-    put_squares(s, squares, 0, false);
 }
 
 /* ----------------------------------------------------------------------------------------------------------- results */
 
-/* The lanes of a warp that finishes a quad: of row 4 quad + lane mod 4 and stream lane / 4. */
+/* What the lanes of a warp that finishes a quad have: row 4 quad + lane mod 4, stream lane / 4. */
 struct result {
     int row, r;
 
-    __device__ inline result(const struct share &p, int quad)
-        : row((p.first + quad) * QUAD + thread_index() % QUAD), r(thread_index() % 32 / QUAD)
+    __device__ inline result(const struct share &p, int quad, int lane) : row((p.first + quad) * QUAD + lane % QUAD), r(lane / QUAD)
     {
     }
 };
@@ -189,7 +188,7 @@ static __device__ inline float shift_of(const struct few_job &job, const struct 
 {
     const struct decode_view &a = job.a;
     int rows = l < a.layers ? a.W : a.V;
-    const float *from = job.m.shifted + (int64_t)l * a.R * a.W + (int64_t)n.r * rows + n.row;
+    const float *from = job.m.shifted + (int64_t)l * a.R * a.W + n.r * rows + n.row;
     return n.r < a.R && n.row < rows ? __ldcg(from) : 0.0f;
 }
 
@@ -268,37 +267,44 @@ static __device__ inline void shared_start(const struct few_job &job, int pairs,
 
 /* One product with what comes before it: 2l is in_proj of layer l, 2l+1 its out_proj, 2·layers the head. One piece of code for
  * all of them: the instructions of a layer must fit the cache of instructions. */
-template <int PAIRS, typename Meter>
+template <int PAIRS, int TILES, typename Meter>
 static __device__ inline void run_product(const struct few_job &job, const struct part_of_mixer &own, struct few_shared *s,
-                                          struct ring *ring, char *shared, int index, int t, Meter &meter)
+                                          struct ring *ring, char *shared, int index, int t, int thread, Meter &meter)
 {
     const struct decode_view &a = job.a;
-    int l = index / 2;
+    int l = index / 2, lane = anew(thread) % 32;
     unsigned step = (unsigned)(t * a.layers + l + 1); /* of this layer's words */
     enum product_kind kind = l == a.layers ? HEAD : index % 2 ? OUT : IN;
-    const struct share &share = s->share[kind];
-    char *input = shared + job.at.input;
-    int stride = input_stride(share.cut);
+    enum { LANES = seat<PAIRS>::LANES };
+    const struct share share = s->share[kind];
+    struct input_place input = {shared + job.at.input, input_stride(share.k_bits, TILES)};
+    struct squares squares = {0, 0, kind == HEAD};
+    float4 *residual = (float4 *)(shared + job.at.residual);
     if (kind == OUT) {
-        if (own.units > 0) mix(job, own, layers_of(s)[l], l, t, step, shared, [&] { meter.mark(WAIT_ZXBCDT); });
+        if (own.units > 0) mix(job, own, layers_of(s)[l], l, t, step, shared, anew(thread), [&] { meter.mark(WAIT_ZXBCDT); });
         meter.mark(MIX);
         if (share.quads == 0) return; /* who sends no h would not hold back those who write v anew */
-        take_mixed<PAIRS>(job, s, step, input, stride, [&] { meter.mark(WAIT_V); });
+        take_mixed<PAIRS, 2>(job, s, step, input, anew(thread), &squares, [&] { meter.mark(WAIT_V); });
     } else {
-        if (kind == IN) mix_ahead(job, own, l, t, shared);
-        take_residual<PAIRS>(job, s, l, t, step - 1, (float4 *)(shared + job.at.residual), input, stride,
-                             [&] { meter.mark(WAIT_H); });
-        meter.mark(NORM);
+        if (kind == IN) mix_ahead(job, own, l, t, shared, anew(thread));
+        if (a.d / QUAD <= LANES)
+            take_residual<PAIRS, 1>(job, s, l, t, step - 1, residual, input, anew(thread), &squares,
+                                    [&] { meter.mark(WAIT_H); });
+        else
+            take_residual<PAIRS, 2>(job, s, l, t, step - 1, residual, input, anew(thread), &squares,
+                                    [&] { meter.mark(WAIT_H); });
     }
-    float shift = 0;
-    product<PAIRS>(
-        job, s, ring, share, shared_address(input), (float2 *)(shared + job.at.part),
+    __syncthreads();
+    if (kind != OUT) meter.mark(NORM);
+    float shift = 0, by = 1.0f / (float)(kind == OUT ? a.E : a.d);
+    product<PAIRS, TILES>(
+        job, s, ring, share, squares, shared_address(input.rows), (float2 *)(shared + job.at.part), thread,
         [&](int quad) {
-            if (kind != OUT) shift = shift_of(job, result(share, quad), l);
+            if (kind != OUT) shift = shift_of(job, result(share, quad, lane), l);
         },
         [&](int quad, float sum) {
-            const struct result n(share, quad);
-            float value = sum * scale_of<PAIRS>(s, n.r, kind == OUT ? a.E : a.d, kind == HEAD) + shift;
+            const struct result n(share, quad, lane);
+            float value = sum * scale_of<PAIRS>(s, n.r, by, kind == HEAD) + shift;
             if (kind == OUT)
                 send_residual(job, n, value, step);
             else if (kind == HEAD)
@@ -309,7 +315,7 @@ static __device__ inline void run_product(const struct few_job &job, const struc
     meter.mark(kind == IN ? IN_PROJ : kind == OUT ? OUT_PROJ : LOGITS);
 }
 
-template <int PAIRS, typename Meter>
+template <int PAIRS, int TILES, typename Meter>
 static __global__ void __launch_bounds__(THREADS, 1) persistent_kernel(const __grid_constant__ struct few_job job)
 {
     extern __shared__ __align__(128) char shared[];
@@ -317,15 +323,17 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent_kernel(const __g
     const struct part_of_mixer own = part_of_mixer_of(job.a);
     struct ring ring;
     Meter meter;
+    int thread = threadIdx.x;
     shared_start(job, PAIRS, shared, s);
-    ring_start(job, s, &ring, shared);
+    ring_start<TILES>(job, s, &ring, shared);
     meter.start();
 #pragma unroll 1
     for (int t = job.from; t < job.to; t++) {
         last_tokens(job, s, t);
         meter.mark(WAIT_TOKEN);
 #pragma unroll 1
-        for (int index = 0; index <= 2 * job.a.layers; index++) run_product<PAIRS>(job, own, s, &ring, shared, index, t, meter);
+        for (int index = 0; index <= 2 * job.a.layers; index++)
+            run_product<PAIRS, TILES>(job, own, s, &ring, shared, index, t, thread, meter);
         __syncthreads();
         if (threadIdx.x == 0) count_release(job.m.arrived);
         draw(job, t, shared);
@@ -336,31 +344,27 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent_kernel(const __g
 
 /* ---------------------------------------------------------------------------------------------------------- the host */
 
-static struct few_layout layout_of(const struct decode_view *a, int blocks, int pairs, int depth, bool logits)
+static struct few_layout layout_of(const struct decode_view *a, int blocks, int depth, bool logits)
 {
     struct few_layout at;
-    struct cuts cuts = cuts_of(*a, pairs);
-    int units = 0, stride = 0, T = (a->T + ROWS - 1) / ROWS * ROWS;
-    at.stage = 0;
+    int pairs = pairs_of(a->R), units = 0, stride = 0, T = (a->T + ROWS - 1) / ROWS * ROWS;
+    const struct cuts cuts = cuts_of(*a, pairs);
     for (int r = 0; r < a->R; r++) units = std::max(units, team_of(a->E, a->R, blocks, r).units);
-    for (const struct cut &cut : cuts.of) {
-        at.stage = std::max(at.stage, cut.tiles * TILE_BYTES);
-        stride = std::max(stride, input_stride(cut));
-    }
+    for (const struct cut &cut : cuts.of) stride = std::max(stride, input_stride(cut.k_bits, cuts.tiles));
     auto whole = [](int64_t n) { return (int)((n + 15) / 16 * 16); };
     at.depth = depth;
-    at.barriers = WARPS * depth * at.stage;
-    at.fixed = at.barriers + whole(WARPS * depth * 8);
+    at.barriers = depth * WARPS * cuts.tiles * TILE_BYTES;
+    at.fixed = at.barriers + depth * 2 * 8;
     at.input = at.fixed + whole((int64_t)sizeof(struct few_shared) + a->layers * (int64_t)sizeof(struct decode_layer));
     at.residual = at.input + 2 * pairs * stride;
     at.part = at.residual + a->R * a->d * (int)sizeof(float);
     at.mixer = at.part + PART_BYTES;
+    at.mix = mixer_layout_of(units);
+    at.u = at.mixer + whole(at.mix.total * (int64_t)sizeof(float));
+    at.decay = at.u + units * UNIT * T * (int)sizeof(bf16);
     at.sampler = at.input;
     at.logits = logits ? at.sampler + whole(sizeof(struct sample_shared)) : 0;
     int sampled = logits ? at.logits + a->V * (int)sizeof(float) : at.sampler + (int)sizeof(struct sample_shared);
-    at.mix = mixer_layout_of(units);
-    at.u = whole(at.mixer + at.mix.total * (int)sizeof(float));
-    at.decay = at.u + units * UNIT * T * (int)sizeof(bf16);
     at.total = std::max(at.decay + units * T * (int)sizeof(float), sampled);
     return at;
 }
@@ -368,10 +372,10 @@ static struct few_layout layout_of(const struct decode_view *a, int blocks, int 
 /* Whether there is room; for as many stages as there is, with logits in shared memory where that is possible. */
 static bool layout_fits(const struct cuda *c, const struct decode_view *a, struct few_layout *at)
 {
-    enum { DEEPEST = 8, LEAST = 2 };
+    enum { DEEPEST = 8, LEAST = COMPUTING + 1 };
     for (int depth = DEEPEST; depth >= LEAST; depth--)
         for (int logits = 1; logits >= 0; logits--) {
-            *at = layout_of(a, c->multiprocessors, pairs_of(a->R), depth, logits != 0);
+            *at = layout_of(a, c->multiprocessors, depth, logits != 0);
             if ((size_t)at->total + METER_BYTES <= c->shared_limit) return true;
         }
     return false;
@@ -382,9 +386,7 @@ static bool layout_fits(const struct cuda *c, const struct decode_view *a, struc
 static bool suits(const struct cuda *c, const struct decode_view *a)
 {
     if (a->R > MOST_STREAMS || a->R > c->multiprocessors || a->S != STATE) return false;
-    bool suits = (a->W + QUAD - 1) / QUAD >= c->multiprocessors;
-    for (const struct cut &cut : cuts_of(*a, pairs_of(a->R)).of) suits &= cut.tiles > 0 && cut.pass > 0;
-    return suits;
+    return (a->W + QUAD - 1) / QUAD >= c->multiprocessors && cuts_of(*a, pairs_of(a->R)).tiles > 0;
 }
 
 bool decode_persistent_fits(const struct cuda *c, const struct decode_view *a, bool is_bf16)
@@ -399,21 +401,26 @@ int64_t decode_persistent_bytes(const struct decode_view *a, bool is_bf16, int64
     return is_bf16 ? few_memory_of(a, std::min(streams, most), NULL).bytes : 0;
 }
 
-template <int PAIRS> static const void *kernel_of(bool metered)
+template <int PAIRS, int TILES> static const void *kernel_of(bool metered)
 {
-    return metered ? (const void *)persistent_kernel<PAIRS, struct meter>
-                   : (const void *)persistent_kernel<PAIRS, struct no_meter>;
+    return metered ? (const void *)persistent_kernel<PAIRS, TILES, struct meter>
+                   : (const void *)persistent_kernel<PAIRS, TILES, struct no_meter>;
+}
+
+template <int PAIRS> static const void *kernel_of(int tiles, bool metered)
+{
+    return tiles == MOST_TILES ? kernel_of<PAIRS, MOST_TILES>(metered) : kernel_of<PAIRS, MOST_TILES - 1>(metered);
 }
 
 aim_status decode_persistent_run(struct backend *be, const struct decode_view *a, int from, int to)
 {
     struct cuda *c = cuda_of(be);
     struct few_job job = {*a, few_memory_of(a, a->R, (char *)a->few), {}, from, to, (unsigned long long *)c->meter};
-    int pairs = pairs_of(a->R);
+    int pairs = pairs_of(a->R), tiles = cuts_of(*a, pairs).tiles;
     bool metered = c->meter != NULL, fits = layout_fits(c, a, &job.at);
-    const void *kernel = pairs == 1   ? kernel_of<1>(metered)
-                         : pairs == 2 ? kernel_of<2>(metered)
-                                      : kernel_of<4>(metered);
+    const void *kernel = pairs == 1   ? kernel_of<1>(tiles, metered)
+                         : pairs == 2 ? kernel_of<2>(tiles, metered)
+                                      : kernel_of<4>(tiles, metered);
     void *arguments[] = {&job};
     if (!fits) return aim_fail(be->ctx, AIM_ERR_UNSUPPORTED, "few streams of this shape");
     CUDA_TRY(be, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, job.at.total));

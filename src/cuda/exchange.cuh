@@ -26,6 +26,14 @@ static __device__ inline word word_read(const word *from)
     return w;
 }
 
+/* Two words, each whole by itself; 16-byte aligned. */
+static __device__ inline ulonglong2 words_read(const word *from)
+{
+    ulonglong2 w;
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(w.x), "=l"(w.y) : "l"(from) : "memory");
+    return w;
+}
+
 /* A packet, whole: values in x, y, z, the step in w; 16-byte aligned. */
 static __device__ inline uint4 packet_read(const uint4 *from)
 {
@@ -117,15 +125,15 @@ static __device__ inline void count_acquire(const unsigned *count, unsigned goal
 }
 
 /*
- * threadIdx.x, of which the compiler does not know that it is the same every time: in a long kernel it would else keep what
- * follows from it in registers all along, and put away what they are needed for.
+ * The number of a thread, or what else stays the same, without the compiler knowing it: in a long kernel it would else keep all
+ * that follows from it in registers, and put away what they are needed for.
  */
-static __device__ inline int thread_index(void)
+static __device__ inline int anew(int x)
 {
-    int thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    __builtin_assume(thread >= 0);
-    return thread;
+    int y;
+    asm volatile("mov.b32 %0, %1;" : "=r"(y) : "r"(x));
+    __builtin_assume(y >= 0);
+    return y;
 }
 
 /* --------------------------------------------------------------------------------------------- reading ahead */
@@ -155,43 +163,79 @@ template <int N> static __device__ inline void copies_wait(void)
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-/* The same copy of what is used once. */
-static __device__ inline void copy_weights(unsigned to, const void *from, unsigned long long policy)
-{
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "l"(policy) : "memory");
-}
-
-#if __CUDA_ARCH__ >= 900
 /*
- * Copies of many bytes by an engine of their own, so that no other access to memory waits behind them. One thread starts them;
- * a barrier in shared memory, of 8 bytes, ends a phase when the bytes that were announced have arrived.
+ * A barrier in shared memory, 8 bytes: a phase ends when `count` threads have arrived and announced copies are there. Phases
+ * are even and odd in turn.
  */
-static __device__ inline void bulk_barrier_start(unsigned barrier)
+static __device__ inline void phase_start(unsigned barrier, int count)
 {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
 
-static __device__ inline void bulk_copy(unsigned to, const void *from, int bytes, unsigned barrier, unsigned long long policy)
+/* By whoever has called phase_start, before a barrier of the block. */
+static __device__ inline void phases_started(void)
 {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+
+static __device__ inline void phase_arrive(unsigned barrier)
+{
+    asm volatile("{\n\t"
+                 ".reg .b64 state;\n\t"
+                 "mbarrier.arrive.shared.b64 state, [%0];\n\t"
+                 "}" ::"r"(barrier)
+                 : "memory");
+}
+
+/* Until the phase of this parity is over. */
+static __device__ inline void phase_wait(unsigned barrier, unsigned parity)
+{
+    unsigned done;
+    do
+        asm volatile("{\n\t"
+                     ".reg .pred over;\n\t"
+#if __CUDA_ARCH__ >= 900
+                     "mbarrier.try_wait.parity.shared.b64 over, [%1], %2;\n\t"
+#else
+                     "mbarrier.test_wait.parity.shared.b64 over, [%1], %2;\n\t"
+#endif
+                     "selp.u32 %0, 1, 0, over;\n\t"
+                     "}"
+                     : "=r"(done)
+                     : "r"(barrier), "r"(parity)
+                     : "memory");
+    while (!done);
+}
+
+/*
+ * One warp copies what is used once to shared memory, all lanes calling; a phase of the barrier, of BULK_COUNT arrivals, ends
+ * when it is there. On Hopper an engine of its own does it, so that no other access to memory waits behind the copies.
+ */
+#if __CUDA_ARCH__ >= 900
+enum { BULK_COUNT = 1 };
+
+static __device__ inline void bulk_copy(unsigned to, const char *from, int bytes, unsigned barrier, unsigned long long policy,
+                                        int lane)
+{
+    if (lane > 0) return;
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
                      to),
                  "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
                  : "memory");
 }
+#else
+enum { BULK_COUNT = 32 };
 
-/* Until the phase of this parity is over. */
-static __device__ inline void bulk_wait(unsigned barrier, unsigned parity)
+static __device__ inline void bulk_copy(unsigned to, const char *from, int bytes, unsigned barrier, unsigned long long policy,
+                                        int lane)
 {
-    asm volatile("{\n\t"
-                 ".reg .pred done;\n\t"
-                 "again:\n\t"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
-                 "@!done bra again;\n\t"
-                 "}" ::"r"(barrier),
-                 "r"(parity)
-                 : "memory");
+    for (int i = 16 * lane; i < bytes; i += 32 * 16)
+        asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to + i), "l"(from + i), "l"(policy)
+                     : "memory");
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
 }
 #endif
 
