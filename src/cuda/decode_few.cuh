@@ -12,8 +12,9 @@
 #include "cuda/exchange.cuh"
 
 enum {
-    WARPS = 16,
+    WARPS = 16, /* that compute; two more load */
     THREADS = 32 * WARPS,
+    ALL_THREADS = THREADS + 64,
     MOST_STREAMS = 8,
     QUAD = 4,           /* rows of a matrix */
     TILE = 64,          /* columns of a matrix */
@@ -193,19 +194,9 @@ struct share {
     int k_bits, pass; /* of the cut */
 };
 
-/* What the loader reads next: from quad `first` on of the block's share of product `product`, of the token that is `tokens`
- * before the last, into stage `filled` in a phase of this parity. */
-struct loading {
-    int tokens, product;
-    enum product_kind kind; /* of the product: 2l is in_proj of layer l, 2l+1 its out_proj, 2·layers the head */
-    int first, filled;
-    unsigned parity;
-};
-
 /* What does not change during a kernel, and small things that do. Behind it lie the layers. */
 struct few_shared {
     struct share share[PRODUCT_KINDS];
-    struct loading loading; /* the loader's alone */
     float red[2][WARPS]; /* a warp's sums of squares: of the row, and of what the second norm of the head takes */
     struct team team[MOST_STREAMS];
     int row[MOST_STREAMS], token[MOST_STREAMS];
@@ -237,9 +228,15 @@ static inline struct mixer_layout mixer_layout_of(int units)
     return m;
 }
 
+/* A barrier of the threads that compute. */
+static __device__ inline void block_sync(void)
+{
+    asm volatile("bar.sync 0, %0;" ::"n"((int)THREADS) : "memory");
+}
+
 /* Where things lie behind the weights' ring, in bytes. While a token is drawn, nothing from `input` on is in use. */
 struct few_layout {
-    int stage, depth; /* bytes of a stage of the ring, how many */
+    int depth; /* stages of the ring */
     int barriers, fixed, input, residual, part, mixer, u, decay, sampler, logits, total; /* logits: 0 when there is no room */
     struct mixer_layout mix;
 };

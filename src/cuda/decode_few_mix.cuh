@@ -13,8 +13,8 @@
 
 #include "cuda/decode_few.cuh"
 
-/* Who waits for which words of this token: the first warps for B and C, the last one for them, the others for z, x and dt. */
-enum { SCORE_WARPS = 2 * STATE / 32, SCORER = WARPS - 1, SCORE_BARRIER = 1 };
+/* Who waits for which words of this token: the first warps for B and C, the last two for them, the others for z, x and dt. */
+enum { SCORE_WARPS = 2 * STATE / 32, SCORER = WARPS - 2, SCORE_BARRIER = 1, SCORE_THREADS = 32 * (SCORE_WARPS + 2) };
 
 /* Two bf16 numbers whose sum is nearly x. */
 static __device__ inline void split(float x, bf16 *high, bf16 *low)
@@ -55,29 +55,48 @@ static __device__ inline bf16 *keys_of(const struct few_job &job, int l, int str
     return layer_of(job.m.b, l, job.a.R * job.m.T * STATE) + stream * job.m.T * STATE;
 }
 
-/* One warp starts to copy `bytes` bytes. */
-static __device__ inline void copy_by_warp(void *to, const void *from, int bytes, int lane)
+/* The history's barriers, for one layer after the other: there, and free again. */
+struct history {
+    unsigned barriers; /* shared address */
+    unsigned parity;   /* of the phase of this layer */
+};
+
+static __device__ inline struct history history_of(const struct few_job &job, const char *shared)
 {
-    unsigned at = shared_address(to);
-#pragma unroll 1
-    for (int i = 16 * lane; i < bytes; i += 32 * 16) copy_ahead(at + i, (const char *)from + i);
+    return {shared_address(shared + job.at.barriers) + 16 * job.at.depth, 0};
 }
 
-/* Starts to copy what this warp will want of the history at position t: u and decays of its tiles, to the same places. */
-static __device__ inline void mix_ahead(const struct few_job &job, const struct part_of_mixer &own, int l, int t, char *shared,
-                                        int thread)
+/* By one thread of the block, before all others go on. */
+static __device__ inline void history_start(const struct history &h)
 {
-    const bf16 *u = values_of(job, own, l);
-    const float *decay = decays_of(job, own, l);
-    int of_u = own.units * UNIT * ROWS, of_decay = own.units * ROWS;
-#pragma unroll 1
-    for (int tile = thread / 32; tile * ROWS < t; tile += WARPS) {
-        copy_by_warp((bf16 *)(shared + job.at.u) + tile * of_u, u + tile * of_u, of_u * (int)sizeof *u,
-                     thread % 32);
-        copy_by_warp((float *)(shared + job.at.decay) + tile * of_decay, decay + tile * of_decay,
-                     of_decay * (int)sizeof *decay, thread % 32);
+    phase_start(h.barriers, 1);
+    phase_start(h.barriers + 8, WARPS);
+}
+
+/* By all warps: the history in shared memory is needed no more, nor what lies there while a token is drawn. */
+static __device__ inline void history_free(const struct history &h, int lane)
+{
+    __syncwarp();
+    if (lane == 0) phase_arrive(h.barriers + 8);
+}
+
+/* By one thread: u and decays of the block, layer after layer of every token, to shared memory as soon as there is room. */
+static __device__ inline void load_history(const struct few_job &job, const struct part_of_mixer &own, struct history h,
+                                           const char *shared)
+{
+    unsigned long long policy = policy_of_weights();
+    unsigned u = shared_address(shared + job.at.u), decay = shared_address(shared + job.at.decay);
+    for (int t = job.from; t < job.to; t++) {
+        int tiles = (t + ROWS - 1) / ROWS, of_decay = tiles * own.units * ROWS * (int)sizeof(float);
+        int of_u = tiles * own.units * UNIT * ROWS * (int)sizeof(bf16);
+        for (int l = 0; l < job.a.layers; l++, h.parity ^= 1) {
+            phase_wait(h.barriers + 8, h.parity ^ 1);
+            phase_expect(h.barriers, of_u + of_decay);
+            if (tiles == 0) continue;
+            bulk_copy(u, values_of(job, own, l), of_u, h.barriers, policy);
+            bulk_copy(decay, decays_of(job, own, l), of_decay, h.barriers, policy);
+        }
     }
-    copies_commit();
 }
 
 /* ------------------------------------------------------------------------------------------------------------ scores */
@@ -91,46 +110,40 @@ static __device__ inline void put_query(bf16 *rows, int n, float value)
         split(value, rows + n - STATE, rows + n);
 }
 
-/* 16 rows of B, of which lane (g, q) has parts of rows g and g+8. */
+/* 8 rows of B, of which lane (g, q) has parts of row g; rows 8 to 15 of the tensor cores' operand are zero. */
 struct keys {
-    enum { STEPS = STATE / 32 };
-    uint4 row[2][STEPS];
+    enum { STEPS = STATE / 32, COUNT = 8 };
+    uint4 row[STEPS];
 
     /* From the first of the rows, in device memory. */
     __device__ inline void load(const bf16 *b, int lane)
     {
-        int g = lane / 4, q = lane % 4;
-        b += g * STATE + 8 * q;
+        b += lane / 4 * STATE + 8 * (lane % 4);
 #pragma unroll
-        for (int i = 0; i < 2 * STEPS; i++) row[i % 2][i / 2] = __ldcg((const uint4 *)(b + i % 2 * 8 * STATE + i / 2 * 32));
+        for (int i = 0; i < STEPS; i++) row[i] = __ldcg((const uint4 *)(b + 32 * i));
     }
 
-    /* C·B of rows g and g+8, in the quad's every lane. Row `now` is that of this token; rows after it count for nothing. */
-    __device__ inline void dot(const bf16 *query, int now, float (&cb)[2], int lane)
+    /* C·B of row g, in the quad's every lane. Row `now` is that of this token; rows after it count for nothing. */
+    __device__ inline float dot(const bf16 *query, int now, int lane)
     {
         int g = lane / 4, q = lane % 4;
         const uint4 *c = (const uint4 *)(query + g * STATE), *b = (const uint4 *)(query + 2 * STATE);
-        float sum[STEPS][4];
-        if (now < ROWS) {
+        float both = 0, sum[STEPS][4];
+        if (now == g) {
 #pragma unroll
-            for (int i = 0; i < 2 * STEPS; i++)
-                if (now == g + i % 2 * 8) row[i % 2][i / 2] = b[i / 2 * 4 + q];
+            for (int i = 0; i < STEPS; i++) row[i] = b[4 * i + q];
         }
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
             uint4 own = make_uint4(0, 0, 0, 0);
             if (g < 2) own = c[4 * i + q];
             sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0;
-            multiply_full(sum[i], row[0][i].x, row[1][i].x, row[0][i].y, row[1][i].y, own.x, own.y);
-            multiply_full(sum[i], row[0][i].z, row[1][i].z, row[0][i].w, row[1][i].w, own.z, own.w);
+            multiply_full(sum[i], row[i].x, 0, row[i].y, 0, own.x, own.y);
+            multiply_full(sum[i], row[i].z, 0, row[i].w, 0, own.z, own.w);
         }
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            float both = 0;
-#pragma unroll
-            for (int j = 0; j < STEPS; j++) both += sum[j][2 * i] + sum[j][2 * i + 1];
-            cb[i] = __shfl_sync(~0u, both, lane & ~3);
-        }
+        for (int i = 0; i < STEPS; i++) both += sum[i][0] + sum[i][1];
+        return __shfl_sync(~0u, both, lane & ~3);
     }
 };
 
@@ -179,22 +192,18 @@ static __device__ inline void tell_scores(const struct few_job &job, const struc
     if (thread < 32 * SCORE_WARPS) {
         struct mixer_inputs in = inputs_of(job, own, l);
         put_query(query, thread, convolve(layer, in.ring, a.C, t, a.E + thread, own.place == 0, in.zxbcdt + a.E, step));
-        barrier_arrive<SCORE_BARRIER, 32 * (SCORE_WARPS + 1)>();
-    } else if (thread / 32 == SCORER) {
-        int first = own.place * ROWS;
+        barrier_arrive<SCORE_BARRIER, SCORE_THREADS>();
+    } else if (thread / 32 >= SCORER) {
+        int half = (thread / 32 - SCORER) * keys::COUNT, first = own.place * ROWS + half; /* a warp for each half of a tile */
         struct keys keys;
         keys.load(b + first * STATE, lane);
-        barrier_wait<SCORE_BARRIER, 32 * (SCORE_WARPS + 1)>();
+        barrier_wait<SCORE_BARRIER, SCORE_THREADS>();
 #pragma unroll 1
         for (; first <= t; first += own.blocks * ROWS) {
-            float score[ROWS / 8];
             if (first >= own.blocks * ROWS) keys.load(b + first * STATE, lane);
-            keys.dot(query, t - first, score, lane);
-#pragma unroll
-            for (int i = 0; i < ROWS / 8; i++)
-                if (lane % 4 == i) word_store(job.m.scores + own.stream * job.m.T + first + lane / 4 + 8 * i,
-                                              __float_as_uint(score[i]), step);
-            if (t - first < ROWS)
+            float score = keys.dot(query, t - first, lane);
+            if (lane % 4 == 0) word_store(job.m.scores + own.stream * job.m.T + first + lane / 4, __float_as_uint(score), step);
+            if (t - first < keys::COUNT)
                 *(uint2 *)(b + t * STATE + 4 * lane) = *(const uint2 *)(query + 2 * STATE + 4 * lane);
         }
     }
@@ -384,7 +393,7 @@ static __device__ inline void mix_finish(const struct few_job &job, const struct
  */
 template <typename Waited>
 static __device__ inline void mix(const struct few_job &job, const struct part_of_mixer &own, const struct decode_layer &layer,
-                                  int l, int t, unsigned step, char *shared, int thread, Waited waited)
+                                  int l, int t, unsigned step, char *shared, struct history *history, int thread, Waited waited)
 {
     const struct mixer_layout &at = job.at.mix;
     float *work = (float *)(shared + job.at.mixer);
@@ -393,17 +402,19 @@ static __device__ inline void mix(const struct few_job &job, const struct part_o
     float D = direct_weight(own, layer, warp, lane);
     tell_scores(job, own, layer, l, t, step, (bf16 *)(work + at.query), thread);
     mix_inputs(job, own, layer, l, t, step, work, thread);
-    copies_wait<0>();
-    __syncwarp(); /* every lane's copies of the history have arrived */
+    phase_wait(history->barriers, history->parity);
+    history->parity ^= 1;
     sum_history(job, own, t, step, (const bf16 *)(shared + job.at.u), decay, work, thread);
     waited();
-    __syncthreads();
+    block_sync();
 #pragma unroll 1
     for (int group = warp; group * GROUP < own.units * UNIT; group += WARPS) {
         if (group != warp) D = direct_weight(own, layer, group, lane);
         mix_finish(job, own, l, t, step, group, D, work, lane);
     }
     fade_history(job, own, l, t, decay, work + at.fade, thread);
+    bulk_fence(); /* the next token's copies are to find what was written */
+    if (l + 1 < job.a.layers) history_free(*history, lane);
 }
 
 #endif

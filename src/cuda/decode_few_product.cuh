@@ -1,6 +1,6 @@
 /*
  * The persistent kernel's products of few rows with the weights, which are read once a token: what counts is that memory
- * never idles, and that few instructions lie between the input and the sums. One warp reads a block's weights ahead through a
+ * never idles, and that few instructions lie between the input and the sums. The loader reads a block's weights ahead through a
  * ring in shared memory, in the order in which they will be used, and that order does not stop where blocks wait for each
  * other: the ring fills with the weights of what comes next.
  *
@@ -12,9 +12,6 @@
 #define AIM_CUDA_DECODE_FEW_PRODUCT_CUH
 
 #include "cuda/decode_few.cuh"
-
-/* The last warp has the least to do where results are finished. */
-enum { LOADER = WARPS - 1, COMPUTING = 2 /* stages that may be in use while the next ones are read */ };
 
 static __device__ inline void shares_start(const struct few_job &job, int pairs, struct few_shared *s)
 {
@@ -31,72 +28,64 @@ static __device__ inline void shares_start(const struct few_job &job, int pairs,
 
 /* ---------------------------------------------------------------------------------------------------------- the ring */
 
-/*
- * A block's ring, as everybody sees it. A stage holds a turn: of each warp, its tiles of a quad. The stages' barriers are pairs:
- * full, and free again.
- */
+/* A block's ring. A stage holds a turn: of each warp, its tiles of a quad. The stages' barriers are pairs: full, and free again. */
 struct ring {
     unsigned stages, barriers; /* shared addresses */
-    int used, spare;           /* the stage that is used next; how many turns could be read */
-    unsigned parity;           /* of the phase that makes stage `used` full */
+    int at;                    /* the stage that is used, or filled, next */
+    unsigned parity;           /* of the phase in which that happens */
 };
 
-/* By the loader: reads the next turn, when its stage is free. */
-template <int TILES>
-static __device__ __noinline__ void ring_read(const struct few_job &job, struct few_shared *s, struct ring g, int lane)
+static __device__ inline struct ring ring_of(const struct few_job &job, const char *shared)
 {
-    enum { STAGE = WARPS * TILES * TILE_BYTES };
-    struct loading n = s->loading;
-    int l = n.product / 2;
-    __syncwarp(); /* every lane has it */
-    while (n.tokens > 0 && n.first >= s->share[n.kind].quads) {
-        if (++n.product > 2 * job.a.layers) {
-            n.product = 0;
-            n.tokens--;
-        }
-        l = n.product / 2;
-        n.kind = l == job.a.layers ? HEAD : n.product % 2 ? OUT : IN;
-        n.first = 0;
-    }
-    if (n.tokens > 0) {
-        const struct share p = s->share[n.kind];
-        int quad = TILES * TILE_BYTES << p.k_bits, count = min(p.quads - n.first, WARPS >> p.k_bits);
-        unsigned barriers = g.barriers + 16 * n.filled;
-        const char *from = job.m.weights + l * job.m.layer_bytes + (n.kind == OUT ? job.m.in_bytes : 0);
-        phase_wait(barriers + 8, n.parity ^ 1);
-        bulk_copy(g.stages + n.filled * STAGE, from + (int64_t)(p.first + n.first) * quad, count * quad, barriers,
-                  policy_of_weights(), lane);
-        n.first += count;
-        if (++n.filled == job.at.depth) {
-            n.filled = 0;
-            n.parity ^= 1;
-        }
-    }
-    if (lane == 0) s->loading = n;
-    __syncwarp();
+    return {shared_address(shared), shared_address(shared + job.at.barriers), 0, 0};
 }
 
-/* By the loader: reads turns until at most `keep` stages are spare. */
-template <int TILES>
-static __device__ inline void ring_fill(const struct few_job &job, struct few_shared *s, struct ring *g, int keep, int lane)
+static __device__ inline void ring_next(const struct few_job &job, struct ring *g)
 {
-#pragma unroll 1
-    for (; g->spare > keep; g->spare--) ring_read<TILES>(job, s, *g, lane);
+    if (++g->at < job.at.depth) return;
+    g->at = 0;
+    g->parity ^= 1;
 }
 
-template <int TILES>
-static __device__ inline void ring_start(const struct few_job &job, struct few_shared *s, struct ring *g, char *shared)
+/* By one thread of the block, before all others go on. */
+static __device__ inline void ring_start(const struct few_job &job, const struct ring &g)
 {
-    int thread = threadIdx.x;
-    *g = {shared_address(shared), shared_address(shared + job.at.barriers), 0, job.at.depth, 0};
-    if (thread == 0) s->loading = {job.to - job.from, 0, IN, 0, 0, 0};
-    if (thread < job.at.depth) {
-        phase_start(g->barriers + 16 * thread, BULK_COUNT);
-        phase_start(g->barriers + 16 * thread + 8, WARPS);
-        phases_started();
+    for (int i = 0; i < job.at.depth; i++) {
+        phase_start(g.barriers + 16 * i, 1);
+        phase_start(g.barriers + 16 * i + 8, WARPS);
     }
-    __syncthreads();
-    if (thread / 32 == LOADER) ring_fill<TILES>(job, s, g, 0, thread % 32);
+}
+
+/* The block's share of one product, from `from` on: turn after turn, as stages come free. */
+template <int TILES>
+static __device__ inline void load_share(const struct few_job &job, const struct share p, const char *from, struct ring *g,
+                                         unsigned long long policy)
+{
+    int quad = TILES * TILE_BYTES << p.k_bits;
+    from += (int64_t)p.first * quad;
+    for (int left = p.quads; left > 0; left -= WARPS >> p.k_bits, ring_next(job, g)) {
+        int bytes = min(left, WARPS >> p.k_bits) * quad;
+        unsigned barriers = g->barriers + 16 * g->at;
+        phase_wait(barriers + 8, g->parity ^ 1);
+        phase_expect(barriers, bytes);
+        bulk_copy(g->stages + g->at * WARPS * TILES * TILE_BYTES, from, bytes, barriers, policy);
+        from += bytes;
+    }
+}
+
+/* By one thread: all weights of all tokens. */
+template <int TILES>
+static __device__ inline void load_weights(const struct few_job &job, const struct few_shared *s, struct ring g)
+{
+    unsigned long long policy = policy_of_weights();
+    for (int t = job.from; t < job.to; t++) {
+        const char *from = job.m.weights;
+        for (int l = 0; l < job.a.layers; l++, from += job.m.layer_bytes) {
+            load_share<TILES>(job, s->share[IN], from, &g, policy);
+            load_share<TILES>(job, s->share[OUT], from + job.m.in_bytes, &g, policy);
+        }
+        load_share<TILES>(job, s->share[HEAD], from, &g, policy);
+    }
 }
 
 /* ---------------------------------------------------------------------------------------------------------- products */
@@ -189,16 +178,16 @@ static __device__ inline void product(const struct few_job &job, struct few_shar
 #pragma unroll 1
     for (int first = 0; first < p.quads; first += p.pass, to -= p.pass * PAIRS * slots * QUAD) {
         int last = min(first + p.pass, p.quads);
-        if (first > 0) __syncthreads(); /* part is free */
+        if (first > 0) block_sync(); /* part is free */
 #pragma unroll 1
         for (int of_turn = first; of_turn < last; of_turn += turn) {
-            unsigned barriers = g->barriers + 16 * g->used;
+            unsigned barriers = g->barriers + 16 * g->at;
             float c[PAIRS][4] = {};
             uint4 w[TILES];
             phase_wait(barriers, g->parity);
 #pragma unroll
             for (int i = 0; i < TILES; i++)
-                w[i] = shared_load(g->stages + g->used * STAGE + (warp * TILES + i) * TILE_BYTES + lane * 16);
+                w[i] = shared_load(g->stages + g->at * STAGE + (warp * TILES + i) * TILE_BYTES + lane * 16);
             if (of_turn == 0) put_squares(s, squares, warp, lane);
 #pragma unroll
             for (int i = 0; i < TILES; i++)
@@ -206,24 +195,18 @@ static __device__ inline void product(const struct few_job &job, struct few_shar
                 for (int j = 0; j < PAIRS; j++)
                     multiply_full(c[j], w[i].x, w[i].y, w[i].z, w[i].w, x[j][i].x, x[j][i].y);
             if (lane == 0) phase_arrive(barriers + 8);
-            g->spare++;
-            if (++g->used == job.at.depth) {
-                g->used = 0;
-                g->parity ^= 1;
-            }
+            ring_next(job, g);
             if (quad < last) put_sums<PAIRS>(c, to, slots, lane);
             quad += turn;
             to += turn * PAIRS * slots * QUAD;
-            if (warp == LOADER) ring_fill<TILES>(job, s, g, COMPUTING, lane);
         }
-        __syncthreads();
+        block_sync();
 #pragma unroll 1
         for (int at = first + warp; at < last; at += WARPS) {
             if (at != warp) prepare(at);
             finish(at, sum_of<PAIRS>(part + (at - first) * PAIRS * slots * QUAD, slots, lane));
         }
     }
-    if (warp == LOADER) ring_fill<TILES>(job, s, g, 0, lane);
 }
 
 #endif

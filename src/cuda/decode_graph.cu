@@ -306,7 +306,7 @@ static __global__ void __launch_bounds__(SAMPLE_THREADS, 1)
     float *x = has_room ? (float *)shared : a.probabilities + (int64_t)picture * a.V;
     wait_for_the_one_before();
     int64_t at = (int64_t)(*a.t - 1) * a.pictures + picture;
-    int token = sample_row(&work, logits, uncond, a.V, a.filter, a.uniform[at], x);
+    int token = sample_row(&work, logits, uncond, a.V, a.filter, a.uniform[at], x, blockDim.x);
     if (threadIdx.x == 0) a.tokens[at] = token;
 }
 

@@ -51,7 +51,7 @@ struct meter {
     /* Adds to meter (blocks, METER_KINDS). */
     __device__ inline void finish(unsigned long long *meter)
     {
-        __syncthreads();
+        if (threadIdx.x < METER_KINDS) __syncwarp(__activemask());
         if (threadIdx.x < METER_KINDS) meter[blockIdx.x * METER_KINDS + threadIdx.x] += sums()[threadIdx.x];
     }
 };

@@ -215,7 +215,7 @@ static __global__ void sample_kernel(const float *logits, const float *uncond, i
     __shared__ struct sample_shared shared;
     int64_t r = blockIdx.x;
     int token =
-        sample_row(&shared, logits + r * V, uncond ? uncond + r * V : NULL, V, filter, uniform[r], probabilities + r * V);
+        sample_row(&shared, logits + r * V, uncond ? uncond + r * V : NULL, V, filter, uniform[r], probabilities + r * V, blockDim.x);
     if (threadIdx.x == 0) tokens[r] = token;
 }
 

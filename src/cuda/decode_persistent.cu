@@ -222,17 +222,20 @@ static __device__ __noinline__ void draw(const struct few_job &job, int t, char 
     struct sample_filter filter = a.filter;
     filter.scale = 1; /* the logits are guided and scaled */
     if (threadIdx.x == 0) count_acquire(job.m.arrived, (unsigned)(t - job.from + 1) * gridDim.x);
-    __syncthreads();
+    block_sync();
     for (int p = blockIdx.x; p < a.pictures; p += gridDim.x) {
         int64_t at = (int64_t)t * a.pictures + p;
+        const float *logits = a.logits + (int64_t)p * a.V;
+        struct sample_shared *sampler = (struct sample_shared *)(shared + job.at.sampler);
         float *x = job.at.logits ? (float *)(shared + job.at.logits) : a.probabilities + (int64_t)p * a.V;
-        int token = sample_row((struct sample_shared *)(shared + job.at.sampler), a.logits + (int64_t)p * a.V, NULL, a.V,
-                               filter, a.uniform[at], x);
+        int token = sample_is_direct(filter, a.V, THREADS)
+                        ? sample_direct(sampler, logits, a.uniform[at], THREADS)
+                        : sample_row(sampler, logits, NULL, a.V, filter, a.uniform[at], x, THREADS);
         if (threadIdx.x == 0) {
             a.tokens[at] = token;
             word_release(job.m.token + p, (unsigned)token, (unsigned)t + 1);
         }
-        __syncthreads();
+        block_sync();
     }
 }
 
@@ -246,7 +249,7 @@ static __device__ inline void last_tokens(const struct few_job &job, struct few_
                                  : __ldcg(a.tokens + (int64_t)(t - 1) * a.pictures + p);
         s->token[threadIdx.x] = max(token, 0);
     }
-    __syncthreads();
+    block_sync();
 }
 
 /* --------------------------------------------------------------------------------------------------------- the kernel */
@@ -256,8 +259,8 @@ static __device__ inline void shared_start(const struct few_job &job, int pairs,
     const struct decode_view &a = job.a;
     int thread = threadIdx.x;
     shares_start(job, pairs, s);
-    for (int i = thread; i < a.layers; i += THREADS) ((struct decode_layer *)(s + 1))[i] = a.layer[i];
-    for (int i = job.at.input / 4 + thread; i < job.at.residual / 4; i += THREADS) ((unsigned *)shared)[i] = 0;
+    for (int i = thread; i < a.layers; i += ALL_THREADS) ((struct decode_layer *)(s + 1))[i] = a.layer[i];
+    for (int i = job.at.input / 4 + thread; i < job.at.residual / 4; i += ALL_THREADS) ((unsigned *)shared)[i] = 0;
     if (thread < a.R) {
         s->team[thread] = team_of(a.E, a.R, gridDim.x, thread);
         s->row[thread] = a.row[thread];
@@ -269,7 +272,8 @@ static __device__ inline void shared_start(const struct few_job &job, int pairs,
  * all of them: the instructions of a layer must fit the cache of instructions. */
 template <int PAIRS, int TILES, typename Meter>
 static __device__ inline void run_product(const struct few_job &job, const struct part_of_mixer &own, struct few_shared *s,
-                                          struct ring *ring, char *shared, int index, int t, int thread, Meter &meter)
+                                          struct ring *ring, struct history *history, char *shared, int index, int t, int thread,
+                                          Meter &meter)
 {
     const struct decode_view &a = job.a;
     int l = index / 2, lane = anew(thread) % 32;
@@ -281,12 +285,12 @@ static __device__ inline void run_product(const struct few_job &job, const struc
     struct squares squares = {0, 0, kind == HEAD};
     float4 *residual = (float4 *)(shared + job.at.residual);
     if (kind == OUT) {
-        if (own.units > 0) mix(job, own, layers_of(s)[l], l, t, step, shared, anew(thread), [&] { meter.mark(WAIT_ZXBCDT); });
+        if (own.units > 0)
+            mix(job, own, layers_of(s)[l], l, t, step, shared, history, anew(thread), [&] { meter.mark(WAIT_ZXBCDT); });
         meter.mark(MIX);
         if (share.quads == 0) return; /* who sends no h would not hold back those who write v anew */
         take_mixed<PAIRS, 2>(job, s, step, input, anew(thread), &squares, [&] { meter.mark(WAIT_V); });
     } else {
-        if (kind == IN) mix_ahead(job, own, l, t, shared, anew(thread));
         if (a.d / QUAD <= LANES)
             take_residual<PAIRS, 1>(job, s, l, t, step - 1, residual, input, anew(thread), &squares,
                                     [&] { meter.mark(WAIT_H); });
@@ -294,7 +298,7 @@ static __device__ inline void run_product(const struct few_job &job, const struc
             take_residual<PAIRS, 2>(job, s, l, t, step - 1, residual, input, anew(thread), &squares,
                                     [&] { meter.mark(WAIT_H); });
     }
-    __syncthreads();
+    block_sync();
     if (kind != OUT) meter.mark(NORM);
     float shift = 0, by = 1.0f / (float)(kind == OUT ? a.E : a.d);
     product<PAIRS, TILES>(
@@ -316,30 +320,43 @@ static __device__ inline void run_product(const struct few_job &job, const struc
 }
 
 template <int PAIRS, int TILES, typename Meter>
-static __global__ void __launch_bounds__(THREADS, 1) persistent_kernel(const __grid_constant__ struct few_job job)
+static __global__ void __launch_bounds__(ALL_THREADS, 1) persistent_kernel(const __grid_constant__ struct few_job job)
 {
+#if __CUDA_ARCH__ >= 900 /* bulk copies */
     extern __shared__ __align__(128) char shared[];
     struct few_shared *s = (struct few_shared *)(shared + job.at.fixed);
     const struct part_of_mixer own = part_of_mixer_of(job.a);
-    struct ring ring;
+    struct ring ring = ring_of(job, shared);
+    struct history history = history_of(job, shared);
     Meter meter;
     int thread = threadIdx.x;
+    if (thread == 0) {
+        ring_start(job, ring);
+        history_start(history);
+        phases_started();
+    }
     shared_start(job, PAIRS, shared, s);
-    ring_start<TILES>(job, s, &ring, shared);
     meter.start();
+    if (thread >= THREADS) { /* two threads load; of two warps, which wait by themselves */
+        if (thread == THREADS) load_weights<TILES>(job, s, ring);
+        if (thread == THREADS + 32 && own.units > 0) load_history(job, own, history, shared);
+        return;
+    }
 #pragma unroll 1
     for (int t = job.from; t < job.to; t++) {
         last_tokens(job, s, t);
         meter.mark(WAIT_TOKEN);
 #pragma unroll 1
         for (int index = 0; index <= 2 * job.a.layers; index++)
-            run_product<PAIRS, TILES>(job, own, s, &ring, shared, index, t, thread, meter);
-        __syncthreads();
-        if (threadIdx.x == 0) count_release(job.m.arrived);
+            run_product<PAIRS, TILES>(job, own, s, &ring, &history, shared, index, t, thread, meter);
+        block_sync();
+        if (thread == 0) count_release(job.m.arrived);
         draw(job, t, shared);
+        if (own.units > 0) history_free(history, thread % 32);
         meter.mark(DRAW);
     }
     meter.finish(job.meter);
+#endif
 }
 
 /* ---------------------------------------------------------------------------------------------------------- the host */
@@ -354,7 +371,7 @@ static struct few_layout layout_of(const struct decode_view *a, int blocks, int 
     auto whole = [](int64_t n) { return (int)((n + 15) / 16 * 16); };
     at.depth = depth;
     at.barriers = depth * WARPS * cuts.tiles * TILE_BYTES;
-    at.fixed = at.barriers + depth * 2 * 8;
+    at.fixed = at.barriers + (depth + 1) * 2 * 8;
     at.input = at.fixed + whole((int64_t)sizeof(struct few_shared) + a->layers * (int64_t)sizeof(struct decode_layer));
     at.residual = at.input + 2 * pairs * stride;
     at.part = at.residual + a->R * a->d * (int)sizeof(float);
@@ -372,7 +389,7 @@ static struct few_layout layout_of(const struct decode_view *a, int blocks, int 
 /* Whether there is room; for as many stages as there is, with logits in shared memory where that is possible. */
 static bool layout_fits(const struct cuda *c, const struct decode_view *a, struct few_layout *at)
 {
-    enum { DEEPEST = 8, LEAST = COMPUTING + 1 };
+    enum { DEEPEST = 8, LEAST = 2 };
     for (int depth = DEEPEST; depth >= LEAST; depth--)
         for (int logits = 1; logits >= 0; logits--) {
             *at = layout_of(a, c->multiprocessors, depth, logits != 0);
@@ -389,11 +406,6 @@ static bool suits(const struct cuda *c, const struct decode_view *a)
     return (a->W + QUAD - 1) / QUAD >= c->multiprocessors && cuts_of(*a, pairs_of(a->R)).tiles > 0;
 }
 
-bool decode_persistent_fits(const struct cuda *c, const struct decode_view *a, bool is_bf16)
-{
-    struct few_layout at;
-    return is_bf16 && suits(c, a) && layout_fits(c, a, &at);
-}
 
 int64_t decode_persistent_bytes(const struct decode_view *a, bool is_bf16, int64_t streams)
 {
@@ -412,6 +424,19 @@ template <int PAIRS> static const void *kernel_of(int tiles, bool metered)
     return tiles == MOST_TILES ? kernel_of<PAIRS, MOST_TILES>(metered) : kernel_of<PAIRS, MOST_TILES - 1>(metered);
 }
 
+/* Whether the kernels were compiled for a GPU with bulk copies: Hopper and later. */
+static bool has_bulk_copies(void)
+{
+    struct cudaFuncAttributes of = {};
+    return cudaFuncGetAttributes(&of, kernel_of<1, MOST_TILES>(false)) == cudaSuccess && of.ptxVersion >= 90;
+}
+
+bool decode_persistent_fits(const struct cuda *c, const struct decode_view *a, bool is_bf16)
+{
+    struct few_layout at;
+    return is_bf16 && suits(c, a) && layout_fits(c, a, &at) && has_bulk_copies();
+}
+
 aim_status decode_persistent_run(struct backend *be, const struct decode_view *a, int from, int to)
 {
     struct cuda *c = cuda_of(be);
@@ -426,7 +451,7 @@ aim_status decode_persistent_run(struct backend *be, const struct decode_view *a
     CUDA_TRY(be, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, job.at.total));
     if (from == 0) TRY(make_tables(be, a, &job.m));
     CUDA_TRY(be, cudaMemsetAsync(a->few, 0, (size_t)job.m.words, c->stream));
-    CUDA_TRY(be, cudaLaunchCooperativeKernel(kernel, dim3((unsigned)c->multiprocessors), dim3(THREADS), arguments,
+    CUDA_TRY(be, cudaLaunchCooperativeKernel(kernel, dim3((unsigned)c->multiprocessors), dim3(ALL_THREADS), arguments,
                                              (size_t)job.at.total, c->stream));
     return AIM_OK;
 }

@@ -13,7 +13,7 @@
 
 #include <math_constants.h>
 
-enum { SAMPLE_BINS = 2048, SAMPLE_WARPS = 32 };
+enum { SAMPLE_BINS = 2048, SAMPLE_WARPS = 32, SAMPLE_OWN = 32 };
 
 struct sample_filter {
     float cfg, scale; /* scale = 1 / temperature */
@@ -80,23 +80,44 @@ struct sample_segment {
     int begin, end, lane, warp, warps;
 };
 
-static __device__ inline struct sample_segment sample_segment_of(int V)
+/* A barrier of the threads that draw: the block's first ones. */
+static __device__ inline void sample_sync(struct sample_segment g)
 {
-    int warps = blockDim.x / 32, warp = threadIdx.x / 32, width = (V + warps * 32 - 1) / (warps * 32) * 32;
+    asm volatile("bar.sync 0, %0;" ::"r"(32 * g.warps) : "memory");
+}
+
+static __device__ inline struct sample_segment sample_segment_of(int V, int threads)
+{
+    int warps = threads / 32, warp = threadIdx.x / 32, width = (V + warps * 32 - 1) / (warps * 32) * 32;
     struct sample_segment g = {min(warp * width, V), min((warp + 1) * width, V), (int)threadIdx.x % 32, warp, warps};
     return g;
 }
 
-/* The sum of all threads' values, the same bits in every thread. Ends with every thread past its read. */
+/* What warp `lane` left, or nothing past the last warp. */
+template <typename T> static __device__ inline T sample_of_warp(const T *of, struct sample_segment g)
+{
+    return g.lane < g.warps ? of[g.lane] : 0;
+}
+
+/* The sum of all threads' values, the same bits in every thread; s->sum has those of the warps. Ends with every thread past its
+ * read. */
 static __device__ inline double sample_block_sum(struct sample_shared *s, struct sample_segment g, double v)
 {
     v = sample_warp_sum(v);
     if (g.lane == 0) s->sum[g.warp] = v;
-    __syncthreads();
-    double total = 0;
-    for (int w = 0; w < g.warps; w++) total += s->sum[w];
-    __syncthreads();
+    sample_sync(g);
+    double total = sample_warp_sum(sample_of_warp(s->sum, g));
+    sample_sync(g);
     return total;
+}
+
+static __device__ inline unsigned long long sample_warp_max(unsigned long long v)
+{
+    for (int o = 16; o; o >>= 1) {
+        unsigned long long other = __shfl_xor_sync(~0u, v, o);
+        v = other > v ? other : v;
+    }
+    return v;
 }
 
 /* Guided and scaled logits into x. The largest as (key, first index); false if one is not a number. */
@@ -107,7 +128,7 @@ static __device__ inline bool sample_guide(struct sample_shared *s, struct sampl
     unsigned long long mine = 0;
     bool bad = false;
     if (threadIdx.x == 0) s->bad = 0;
-    __syncthreads();
+    sample_sync(g);
 #pragma unroll 8
     for (int i = g.begin + g.lane; i < g.end; i += 32) {
         float l = __ldcg(logits + i), v = l;
@@ -121,18 +142,20 @@ static __device__ inline bool sample_guide(struct sample_shared *s, struct sampl
         unsigned long long candidate = (unsigned long long)sample_key(v + 0.0f) << 32 | (0xffffffffu - (unsigned)i);
         mine = candidate > mine ? candidate : mine;
     }
-    for (int o = 16; o; o >>= 1) {
-        unsigned long long other = __shfl_xor_sync(~0u, mine, o);
-        mine = other > mine ? other : mine;
-    }
+    mine = sample_warp_max(mine);
     if (g.lane == 0) s->best[g.warp] = mine;
     if (bad) s->bad = 1;
-    __syncthreads();
-    for (int w = 0; w < g.warps; w++) mine = s->best[w] > mine ? s->best[w] : mine;
-    *best = mine;
+    sample_sync(g);
+    *best = sample_warp_max(sample_of_warp(s->best, g));
     bool fine = !s->bad;
-    __syncthreads();
+    sample_sync(g);
     return fine;
+}
+
+static __device__ inline void sample_scale(struct sample_segment g, float *x, float by)
+{
+#pragma unroll 8
+    for (int i = g.begin + g.lane; i < g.end; i += 32) x[i] *= by;
 }
 
 /* Digits of 11, 11 and 10 bits, the highest first. */
@@ -147,11 +170,11 @@ static __device__ inline void sample_histogram(struct sample_shared *s, struct s
 {
     int shift = sample_shift(pass);
     unsigned mask = pass == 0 ? 0 : ~0u << sample_shift(pass - 1), digits = pass == 2 ? 1023 : 2047;
-    for (int b = threadIdx.x; b < SAMPLE_BINS; b += blockDim.x) {
+    for (int b = threadIdx.x; b < SAMPLE_BINS; b += (32 * g.warps)) {
         s->count[b] = 0;
         s->mass[b] = 0;
     }
-    __syncthreads();
+    sample_sync(g);
     for (int i = g.begin + g.lane; i < g.end; i += 32) {
         unsigned key = mass ? __float_as_uint(x[i]) : sample_key(x[i]);
         if ((key & mask) != prefix || (mass && key == 0)) continue; /* nothing is crossed by adding 0 */
@@ -159,7 +182,7 @@ static __device__ inline void sample_histogram(struct sample_shared *s, struct s
         atomicAdd(&s->count[bin], 1);
         if (mass) atomicAdd(&s->mass[bin], (unsigned long long)((double)x[i] * 0x1p60));
     }
-    __syncthreads();
+    sample_sync(g);
 }
 
 /* The running sum of a warp's values up to this lane's. */
@@ -204,7 +227,7 @@ static __device__ inline void sample_cross(struct sample_shared *s, struct sampl
         s->best[g.warp] = own;
         s->equal[g.warp] = highest;
     }
-    __syncthreads();
+    sample_sync(g);
     if (g.warp == 0) {
         own = g.lane < g.warps ? s->best[g.lane] : 0;
         highest = g.lane < g.warps ? s->equal[g.lane] : -1;
@@ -229,7 +252,7 @@ static __device__ inline void sample_cross(struct sample_shared *s, struct sampl
             sum = __shfl_sync(~0u, upto, 31);
         }
     }
-    __syncthreads();
+    sample_sync(g);
 }
 
 /* Every logit below the k-th largest becomes -inf; ties with it stay. */
@@ -241,7 +264,7 @@ static __device__ inline void sample_top_k(struct sample_shared *s, struct sampl
         sample_histogram(s, g, x, false, pass, prefix);
         sample_cross(s, g, false, (unsigned long long)k);
         prefix |= (unsigned)s->bin << sample_shift(pass);
-        __syncthreads();
+        sample_sync(g);
     }
     float limit = sample_unkey(prefix);
     for (int i = g.begin + g.lane; i < g.end; i += 32)
@@ -261,7 +284,7 @@ static __device__ inline void sample_top_p(struct sample_shared *s, struct sampl
         sample_histogram(s, g, x, true, pass, prefix);
         sample_cross(s, g, true, (unsigned long long)(limit * 0x1p60));
         prefix |= (unsigned)s->bin << sample_shift(pass);
-        __syncthreads();
+        sample_sync(g);
     }
     float edge = __uint_as_float(prefix);
     int equals = s->count[s->bin];
@@ -280,7 +303,7 @@ static __device__ inline void sample_top_p(struct sample_shared *s, struct sampl
         mine += __popc(__ballot_sync(~0u, at < g.end && x[at] == edge));
     }
     if (g.lane == 0) s->equal[g.warp] = mine;
-    __syncthreads();
+    sample_sync(g);
     int rank = 0, stay = equals - s->drop;
     for (int w = 0; w < g.warp; w++) rank += s->equal[w];
     double sum = 0;
@@ -292,8 +315,7 @@ static __device__ inline void sample_top_p(struct sample_shared *s, struct sampl
         rank += __popc(ballot);
         if (inside) sum += (double)x[at];
     }
-    float scale = (float)(1.0 / sample_block_sum(s, g, sum));
-    for (int i = g.begin + g.lane; i < g.end; i += 32) x[i] *= scale;
+    sample_scale(g, x, (float)(1.0 / sample_block_sum(s, g, sum)));
 }
 
 /* Σ of the lanes up to each lane. */
@@ -337,47 +359,110 @@ static __device__ inline int sample_search_segment(struct sample_segment g, cons
     return last < 0 ? 0 : sample_search(x, last, g.end, g.lane, before, CUDART_INF);
 }
 
-/* The first token whose cumulative probability exceeds `uniform` of the whole, else the last that is possible. */
+/* Where a running sum passes a limit: in part `at` of what the lanes hold, with the sum `before` it. */
+struct sample_place {
+    int at;
+    double before, limit;
+};
+
+/* The first lane with before + upto > limit, else the last with anything; `own` is what each lane adds, `upto` the sum up to it. */
+static __device__ inline struct sample_place sample_place_within(double own, double upto, double before, double limit)
+{
+    unsigned possible = __ballot_sync(~0u, own > 0), hit = __ballot_sync(~0u, own > 0 && before + upto > limit);
+    struct sample_place p = {hit ? __ffs(hit) - 1 : possible ? 31 - __clz(possible) : 0, 0, hit ? limit : CUDART_INF};
+    p.before = before + __shfl_sync(~0u, upto - own, p.at);
+    return p;
+}
+
+/* The warp, by the warps' sums, in whose segment `uniform` of the whole is passed. */
+static __device__ inline struct sample_place sample_warp_of(double own, double uniform, int lane)
+{
+    double upto = sample_running_sum(own, lane);
+    return sample_place_within(own, upto, 0, uniform * __shfl_sync(~0u, upto, 31));
+}
+
+/* The first token whose cumulative probability exceeds `uniform` of the whole, else the last that is possible; s->sum are the
+ * sums of the warps' segments. */
 static __device__ inline int sample_draw(struct sample_shared *s, struct sample_segment g, const float *x, double uniform)
 {
-    double sum = 0;
-#pragma unroll 8
-    for (int i = g.begin + g.lane; i < g.end; i += 32) sum += (double)x[i];
-    sum = sample_warp_sum(sum);
-    if (g.lane == 0) s->sum[g.warp] = sum;
-    __syncthreads();
-    double total = 0, before = 0;
-    int chosen = -1, last = 0;
-    for (int w = 0; w < g.warps; w++) total += s->sum[w];
-    double limit = uniform * total;
-    for (int w = 0; w < g.warps; w++) {
-        if (!(s->sum[w] > 0)) continue;
-        last = w;
-        if (before + s->sum[w] > limit) {
-            chosen = w;
-            break;
-        }
-        before += s->sum[w];
-    }
-    if (chosen < 0) limit = CUDART_INF; /* past the end by rounding: the last one is taken */
-    if (g.warp == (chosen < 0 ? last : chosen)) {
-        int token = sample_search_segment(g, x, before, limit);
+    struct sample_place p = sample_warp_of(sample_of_warp(s->sum, g), uniform, g.lane);
+    if (g.warp == p.at) {
+        int token = sample_search_segment(g, x, p.before, p.limit);
         if (g.lane == 0) s->token = token;
     }
-    __syncthreads();
+    sample_sync(g);
     int token = s->token;
-    __syncthreads();
+    sample_sync(g);
     return token;
+}
+
+/* Whether sample_direct does for `threads` threads. */
+static __device__ inline bool sample_is_direct(const struct sample_filter f, int V, int threads)
+{
+    return !f.greedy && (f.top_k <= 0 || f.top_k >= V) && f.top_p >= 1 && V == SAMPLE_OWN * threads;
+}
+
+/*
+ * Draws when nothing is left out, by the block's first `threads` threads: logits (threads · SAMPLE_OWN), guided and scaled, of
+ * which each thread keeps SAMPLE_OWN in registers. Each gets the token, -1 when the logits are no finite numbers.
+ */
+static __device__ inline int sample_direct(struct sample_shared *s, const float *logits, double uniform, int threads)
+{
+    struct sample_segment g = sample_segment_of(SAMPLE_OWN * threads, threads);
+    const float *first = logits + SAMPLE_OWN * (32 * g.warp + g.lane);
+    float x[SAMPLE_OWN], top = -CUDART_INF_F;
+    bool bad = false;
+#pragma unroll
+    for (int i = 0; i < SAMPLE_OWN; i += 4) {
+        float4 v = __ldcg((const float4 *)(first + i));
+        x[i] = v.x;
+        x[i + 1] = v.y;
+        x[i + 2] = v.z;
+        x[i + 3] = v.w;
+    }
+#pragma unroll
+    for (int i = 0; i < SAMPLE_OWN; i++) {
+        bad |= isnan(x[i]);
+        top = fmaxf(top, x[i]);
+    }
+    unsigned long long mine = sample_warp_max((unsigned long long)bad << 32 | sample_key(top));
+    if (g.lane == 0) s->best[g.warp] = mine;
+    sample_sync(g);
+    mine = sample_warp_max(sample_of_warp(s->best, g));
+    top = sample_unkey((unsigned)mine);
+    if (mine >> 32 || !(fabsf(top) < CUDART_INF_F)) return -1;
+    double sum = 0;
+#pragma unroll
+    for (int i = 0; i < SAMPLE_OWN; i++) {
+        x[i] = sample_exp(x[i] - top);
+        sum += (double)x[i];
+    }
+    double upto = sample_running_sum(sum, g.lane);
+    if (g.lane == 31) s->sum[g.warp] = upto;
+    sample_sync(g);
+    struct sample_place p = sample_warp_of(sample_of_warp(s->sum, g), uniform, g.lane);
+    if (g.warp == p.at) {
+        struct sample_place of = sample_place_within(sum, upto, p.before, p.limit); /* the lane, whose values others look at, too */
+        float *own = (float *)s->count;
+#pragma unroll
+        for (int i = 0; i < SAMPLE_OWN; i++)
+            if (g.lane == of.at) own[i] = x[i];
+        __syncwarp();
+        int token = SAMPLE_OWN * (32 * g.warp + of.at) + sample_search(own, 0, SAMPLE_OWN, g.lane, of.before, of.limit);
+        if (g.lane == 0) s->token = token;
+    }
+    sample_sync(g);
+    return s->token;
 }
 
 /*
  * logits, uncond (V; uncond may be NULL), read past the first-level cache; x (V) is scratch and ends as the probabilities.
- * Every thread of the block gets the token, -1 when the logits are no finite numbers.
+ * The block's first `threads` threads draw, whole warps; each gets the token, -1 when the logits are no finite numbers.
  */
 static __device__ inline int sample_row(struct sample_shared *s, const float *logits, const float *uncond, int V,
-                                        const struct sample_filter f, double uniform, float *x)
+                                        const struct sample_filter f, double uniform, float *x, int threads)
 {
-    struct sample_segment g = sample_segment_of(V);
+    struct sample_segment g = sample_segment_of(V, threads);
     unsigned long long best;
     if (!sample_guide(s, g, logits, uncond, f, x, &best)) return -1;
     float top = sample_unkey((unsigned)(best >> 32));
@@ -395,11 +480,18 @@ static __device__ inline int sample_row(struct sample_shared *s, const float *lo
         sum += (double)x[i];
     }
     float scale = (float)(1.0 / sample_block_sum(s, g, sum));
-#pragma unroll 8
-    for (int i = g.begin + g.lane; i < g.end; i += 32) x[i] *= scale;
-    if (f.top_p < 1) sample_top_p(s, g, x, f.top_p, scale);
+    if (f.top_p < 1) {
+        sample_scale(g, x, scale);
+        sample_top_p(s, g, x, f.top_p, scale);
+        sum = 0;
+        for (int i = g.begin + g.lane; i < g.end; i += 32) sum += (double)x[i];
+        sample_block_sum(s, g, sum);
+        scale = 1;
+    }
     __syncwarp();
-    return sample_draw(s, g, x, uniform);
+    int token = sample_draw(s, g, x, uniform); /* what is drawn from need not add up to 1 */
+    sample_scale(g, x, scale);
+    return token;
 }
 
 #endif

@@ -146,23 +146,6 @@ static __device__ inline unsigned long long policy_of_weights(void)
     return policy;
 }
 
-/* Starts to copy 16 bytes to shared memory. */
-static __device__ inline void copy_ahead(unsigned to, const void *from)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-
-static __device__ inline void copies_commit(void)
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/* Until at most N of the groups of copies that this thread committed last are under way. */
-template <int N> static __device__ inline void copies_wait(void)
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-}
-
 /*
  * A barrier in shared memory, 8 bytes: a phase ends when `count` threads have arrived and announced copies are there. Phases
  * are even and odd in turn.
@@ -175,9 +158,7 @@ static __device__ inline void phase_start(unsigned barrier, int count)
 /* By whoever has called phase_start, before a barrier of the block. */
 static __device__ inline void phases_started(void)
 {
-#if __CUDA_ARCH__ >= 900
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-#endif
 }
 
 static __device__ inline void phase_arrive(unsigned barrier)
@@ -196,11 +177,7 @@ static __device__ inline void phase_wait(unsigned barrier, unsigned parity)
     do
         asm volatile("{\n\t"
                      ".reg .pred over;\n\t"
-#if __CUDA_ARCH__ >= 900
                      "mbarrier.try_wait.parity.shared.b64 over, [%1], %2;\n\t"
-#else
-                     "mbarrier.test_wait.parity.shared.b64 over, [%1], %2;\n\t"
-#endif
                      "selp.u32 %0, 1, 0, over;\n\t"
                      "}"
                      : "=r"(done)
@@ -209,35 +186,26 @@ static __device__ inline void phase_wait(unsigned barrier, unsigned parity)
     while (!done);
 }
 
-/*
- * One warp copies what is used once to shared memory, all lanes calling; a phase of the barrier, of BULK_COUNT arrivals, ends
- * when it is there. On Hopper an engine of its own does it, so that no other access to memory waits behind the copies.
- */
-#if __CUDA_ARCH__ >= 900
-enum { BULK_COUNT = 1 };
-
-static __device__ inline void bulk_copy(unsigned to, const char *from, int bytes, unsigned barrier, unsigned long long policy,
-                                        int lane)
+/* Arrives, and the phase now also waits for so many bytes. */
+static __device__ inline void phase_expect(unsigned barrier, int bytes)
 {
-    if (lane > 0) return;
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+/* Copies to shared memory, by an engine of its own: no other access to memory waits behind it. In multiples of 16 bytes. */
+static __device__ inline void bulk_copy(unsigned to, const void *from, int bytes, unsigned barrier, unsigned long long policy)
+{
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
                      to),
                  "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
                  : "memory");
 }
-#else
-enum { BULK_COUNT = 32 };
 
-static __device__ inline void bulk_copy(unsigned to, const char *from, int bytes, unsigned barrier, unsigned long long policy,
-                                        int lane)
+/* What this thread has written comes before the copies that are started once others know of it. */
+static __device__ inline void bulk_fence(void)
 {
-    for (int i = 16 * lane; i < bytes; i += 32 * 16)
-        asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to + i), "l"(from + i), "l"(policy)
-                     : "memory");
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+    asm volatile("fence.proxy.async;" ::: "memory");
 }
-#endif
 
 /* Barrier ID of some of the block's warps, THREADS threads in all: for those who go on, and for those who wait. */
 template <int ID, int THREADS> static __device__ inline void barrier_arrive(void)
