@@ -12,9 +12,10 @@
 #include "cuda/exchange.cuh"
 
 enum {
-    WARPS = 16, /* that compute; two more load */
+    WARPS = 16, /* that compute; of four more, two load */
     THREADS = 32 * WARPS,
-    ALL_THREADS = THREADS + 64,
+    ALL_THREADS = THREADS + 128,
+    REGISTERS = 112, LOADERS_REGISTERS = 24, /* of a thread: the loaders give theirs to those who compute */
     MOST_STREAMS = 8,
     QUAD = 4,           /* rows of a matrix */
     TILE = 64,          /* columns of a matrix */

@@ -338,10 +338,12 @@ static __global__ void __launch_bounds__(ALL_THREADS, 1) persistent_kernel(const
     shared_start(job, PAIRS, shared, s);
     meter.start();
     if (thread >= THREADS) { /* two threads load; of two warps, which wait by themselves */
+        registers_give<LOADERS_REGISTERS>();
         if (thread == THREADS) load_weights<TILES>(job, s, ring);
         if (thread == THREADS + 32 && own.units > 0) load_history(job, own, history, shared);
         return;
     }
+    registers_take<REGISTERS>();
 #pragma unroll 1
     for (int t = job.from; t < job.to; t++) {
         last_tokens(job, s, t);

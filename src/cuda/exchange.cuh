@@ -207,6 +207,22 @@ static __device__ inline void bulk_fence(void)
     asm volatile("fence.proxy.async;" ::: "memory");
 }
 
+/* From here on this warp, and those of its four that start at a multiple of four, have COUNT registers a thread: those who give
+ * some back, and those who take more. */
+template <int COUNT> static __device__ inline void registers_give(void)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+#endif
+}
+
+template <int COUNT> static __device__ inline void registers_take(void)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+#endif
+}
+
 /* Barrier ID of some of the block's warps, THREADS threads in all: for those who go on, and for those who wait. */
 template <int ID, int THREADS> static __device__ inline void barrier_arrive(void)
 {
