@@ -171,14 +171,25 @@ static bool same_filter(const struct sample_filter *a, const struct sample_filte
     return a->cfg == b->cfg && a->scale == b->scale && a->greedy == b->greedy && a->top_k == b->top_k && a->top_p == b->top_p;
 }
 
-static aim_status capture_step(struct decoder *d, cudaGraph_t *graph)
+static aim_status capture_step(struct decoder *d, unsigned kinds, cudaGraph_t *graph)
 {
     struct backend *be = d->be;
     cudaStream_t stream = cuda_of(be)->stream;
     CUDA_TRY(be, cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    aim_status status = decode_graph_step(be, &d->view, d->is_bf16, &d->graph.products, d->layers, ALL_KINDS, stream);
+    aim_status status = decode_graph_step(be, &d->view, d->is_bf16, &d->graph.products, d->layers, kinds, stream);
     cudaError_t ended = cudaStreamEndCapture(stream, graph); /* in any case: the stream must not stay in capture */
     return status == AIM_OK ? cuda_check(be->ctx, ended, "capturing a decoding step") : status;
+}
+
+/* The graph of a step's kernels of `kinds`. */
+static aim_status graph_make(struct decoder *d, unsigned kinds, cudaGraphExec_t *run)
+{
+    struct backend *be = d->be;
+    cudaGraph_t graph = NULL;
+    aim_status status = capture_step(d, kinds, &graph);
+    if (status == AIM_OK) status = cuda_check(be->ctx, cudaGraphInstantiate(run, graph, 0), "cudaGraphInstantiate");
+    if (graph) cudaGraphDestroy(graph);
+    return status;
 }
 
 /* Makes d->graph that of the view's streams and filter. */
@@ -194,10 +205,7 @@ static aim_status graph_prepare(struct decoder *d)
     TRY(product_create(be, d->is_bf16, a->R, a->V, a->d, PRODUCT_ALIGNMENT, &g->products.head));
     /* Once without capture: what loads on first use does so now. Its token is drawn again. */
     TRY(decode_graph_step(be, a, d->is_bf16, &g->products, d->layers, ALL_KINDS, cuda_of(be)->stream));
-    cudaGraph_t graph = NULL;
-    aim_status status = capture_step(d, &graph);
-    if (status == AIM_OK) status = cuda_check(be->ctx, cudaGraphInstantiate(&g->run, graph, 0), "cudaGraphInstantiate");
-    if (graph) cudaGraphDestroy(graph);
+    aim_status status = graph_make(d, ALL_KINDS, &g->run);
     g->streams = a->R;
     g->pictures = a->pictures;
     g->filter = a->filter;
@@ -270,34 +278,39 @@ aim_status cuda_decode_logits(struct decoder *d, float *logits)
     return status;
 }
 
-
-/* A step of the kernels of `kinds` at position t, or the whole graph, between two events. */
-static aim_status timed_step(struct decoder *d, int t, unsigned kinds, const cudaEvent_t *between)
+/* A graph's run at position t between two events. */
+static aim_status timed_run(struct decoder *d, int t, cudaGraphExec_t run, const cudaEvent_t *between)
 {
     struct backend *be = d->be;
     cudaStream_t stream = cuda_of(be)->stream;
     TRY(be->memory.upload(be, d->view.t, &t, sizeof t));
     CUDA_TRY(be, cudaEventRecord(between[0], stream));
-    if (kinds == ALL_KINDS)
-        CUDA_TRY(be, cudaGraphLaunch(d->graph.run, stream));
-    else
-        TRY(decode_graph_step(be, &d->view, d->is_bf16, &d->graph.products, d->layers, kinds, stream));
+    CUDA_TRY(be, cudaGraphLaunch(run, stream));
     CUDA_TRY(be, cudaEventRecord(between[1], stream));
     return cuda_check(be->ctx, cudaEventSynchronize(between[1]), "a timed step");
 }
 
 /* The fastest of a few. */
-static aim_status time_kinds(struct decoder *d, int t, unsigned kinds, const cudaEvent_t *between, double *seconds)
+static aim_status time_graph(struct decoder *d, int t, cudaGraphExec_t run, const cudaEvent_t *between, double *seconds)
 {
     const int rounds = 5;
     *seconds = INFINITY;
     for (int i = 0; i < rounds; i++) {
         float ms = 0;
-        TRY(timed_step(d, t, kinds, between));
+        TRY(timed_run(d, t, run, between));
         CUDA_TRY(d->be, cudaEventElapsedTime(&ms, between[0], between[1]));
         *seconds = fmin(*seconds, 1e-3 * ms);
     }
     return AIM_OK;
+}
+
+static aim_status time_kind(struct decoder *d, int t, int kind, const cudaEvent_t *between, double *seconds)
+{
+    cudaGraphExec_t run = NULL;
+    aim_status status = graph_make(d, 1u << kind, &run);
+    if (status == AIM_OK) status = time_graph(d, t, run, between, seconds);
+    if (run) cudaGraphExecDestroy(run);
+    return status;
 }
 
 aim_status cuda_decode_times(struct decoder *d, int t, double *whole, double kinds[STEP_KINDS])
@@ -309,8 +322,8 @@ aim_status cuda_decode_times(struct decoder *d, int t, double *whole, double kin
     aim_status status = AIM_OK;
     for (int i = 0; i < 2 && status == AIM_OK; i++)
         status = cuda_check(be->ctx, cudaEventCreate(&between[i]), "cudaEventCreate");
-    if (status == AIM_OK) status = time_kinds(d, t, ALL_KINDS, between, whole);
-    for (int k = 0; k < STEP_KINDS && status == AIM_OK; k++) status = time_kinds(d, t, 1u << k, between, &kinds[k]);
+    if (status == AIM_OK) status = time_graph(d, t, d->graph.run, between, whole);
+    for (int k = 0; k < STEP_KINDS && status == AIM_OK; k++) status = time_kind(d, t, k, between, &kinds[k]);
     for (int i = 0; i < 2; i++)
         if (between[i]) cudaEventDestroy(between[i]);
     return status;
