@@ -26,7 +26,8 @@ static void bytes_of(const struct ar_config *c, double R, double t, double bytes
     double half = sizeof(uint16_t), whole = sizeof(float), W = 2 * E + 2 * S + H;
     bytes[STEP_NORM] = layers * R * d * 2 * whole;
     bytes[STEP_IN] = layers * W * d * half;
-    bytes[STEP_MIX] = layers * R * (t * (E + S) * half + 2 * t * H * whole + 4 * (E + 2 * S) * whole);
+    double decays = t + t / 16 + 8; /* read, and written: older ones every 16 tokens, newer ones each time */
+    bytes[STEP_MIX] = layers * R * (t * (E + S) * half + decays * H * whole + 4 * (E + 2 * S) * whole);
     bytes[STEP_OUT] = layers * E * d * half;
     bytes[STEP_LOGITS] = V * d * half + R * V * whole;
     bytes[STEP_DRAW] = R * V * whole;

@@ -7,14 +7,6 @@
 
 #include "cuda/mma.cuh"
 
-/* Starts a copy of 4 or 8 bytes to shared memory, or zeros there; see copy_start for 16. */
-template <int BYTES> static __device__ inline void copy_start_short(void *shared, const void *from, bool wanted)
-{
-    uint32_t address = (uint32_t)__cvta_generic_to_shared(shared);
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(BYTES), "r"(wanted ? BYTES : 0)
-                 : "memory");
-}
-
 /* Starts a copy of V values, or zeros. A single bf16 is copied at once: hardware has no copy that short. */
 template <int V, typename T> static __device__ inline void ahead_start(memory_pack<T, V> &to, const T *from, bool wanted)
 {

@@ -52,7 +52,7 @@ struct decode_view {
     float *squares;        /* (R,H): Σ (y silu(z))² of each head */
     float *ring;           /* (layers,R,RING,C): inputs of the convolution, token t in place t mod RING */
     void *u, *b;           /* (layers,R,H,T,HEADDIM), (layers,R,T,S) of X */
-    float *decay;          /* (layers,R,H,T): a_{s+1} ... a_t */
+    float *decay;          /* (layers,R,H,T): a_{s+1} ... a_t, or a part of it (decode_history.cuh) */
     float *logits;         /* (R,V) */
     float *probabilities;  /* (pictures,V) */
     int32_t *tokens;       /* (T,pictures) */

@@ -2,12 +2,10 @@
  * One token for many streams: a chain of kernels and products, made to be captured in a CUDA graph. Kernels are launched early
  * (early.cuh): they load what they can while the one in front of them ends.
  */
-#include "cuda/decode_many.cuh"
+#include "cuda/decode_history.cuh"
 #include "cuda/decode_rows.cuh"
 
-/* AHEAD_BYTES: of history that is asked for twice a layer, when the layer before has done with its own and when this one
- * starts. Both and a layer's weights fit the second-level cache. */
-enum { MIX_WARPS = 16, SAMPLE_THREADS = 1024, AHEAD_BYTES = 16 << 20 };
+enum { SAMPLE_THREADS = 1024 };
 
 /* ------------------------------------------------------------------------------------------------------------- norm */
 
@@ -86,210 +84,281 @@ static __global__ void __launch_bounds__(THREADS, 1)
 /* -------------------------------------------------------------------------------------------------------------- mix */
 
 /*
- * How a layer's heads are spread: a block has `heads` heads of one stream, and `parts` warps for each of them. It asks for
- * `ahead` tokens of their history, and for `share` bytes of a matrix, before they are needed.
+ * MIX_BLOCKS: of the mixer on a multiprocessor, where there are so few that all run at once; a product's block has room beside
+ * them and brings its weights meanwhile. MIX_HEADS: the most of a block, so that even MIX_FIT fit where there are many.
+ */
+enum { MIX_BLOCKS = 2, MIX_FIT = 3, MIX_HEADS = 24 };
+
+/*
+ * How a layer's heads are spread: a block has `heads` heads of one stream, `side` of them at a time with `parts` warps for
+ * each, in `rounds`. It asks for `share` bytes of a matrix before they are needed.
  */
 struct spread {
-    int heads, parts, groups, ahead;
+    int groups, heads, side, parts, rounds;
     int64_t share;
 };
 
-/* Large groups share C·B among many heads; but every multiprocessor should have one, or nearly so. */
+/* As few warps a head as keep all of a block's warps at work. */
+static void spread_warps(struct spread *s)
+{
+    s->parts = 1;
+    for (int parts = 1, best = 0; parts <= MIX_WARPS; parts *= 2) {
+        int side = MIX_WARPS / parts, rounds = (s->heads + side - 1) / side;
+        if (best && rounds * side >= best) continue;
+        best = rounds * side;
+        s->parts = parts;
+    }
+    s->side = MIX_WARPS / s->parts;
+    s->rounds = (s->heads + s->side - 1) / s->side;
+}
+
+/* Large groups share C·B among many heads; but there should be MIX_BLOCKS a multiprocessor, or nearly so. */
 static struct spread spread_of(const struct cuda *c, const struct decode_view *a, int64_t size)
 {
     struct spread s = {};
-    s.groups = (a->H + MIX_WARPS - 1) / MIX_WARPS;
-    s.heads = (a->H + s.groups - 1) / s.groups;
-    while (s.heads > 1 && 4 * (int64_t)a->R * s.groups < 3 * c->multiprocessors) {
-        s.heads = (s.heads + 1) / 2;
-        s.groups = (a->H + s.heads - 1) / s.heads;
-    }
-    s.parts = MIX_WARPS / s.heads;
-    s.ahead = (int)(AHEAD_BYTES / ((int64_t)a->R * a->H * HEADDIM * size));
+    int groups = MIX_BLOCKS * c->multiprocessors / a->R, fewest = (a->H + MIX_HEADS - 1) / MIX_HEADS;
+    if (groups < fewest) groups = fewest;
+    s.heads = (a->H + groups - 1) / groups;
+    s.groups = (a->H + s.heads - 1) / s.heads;
+    spread_warps(&s);
     s.share = ((int64_t)a->W * a->d * size / (s.groups * (int64_t)a->R) / 16 + 1) * 16;
     return s;
 }
 
-/* What a thread of a head's first warp keeps for the end: Δx, Dx and silu(z) of its two channels. */
-struct kept {
-    float2 now, skip, gate;
+/* Of this token and a head: Δ, D, and how decays go on. */
+struct token_step {
+    float delta, skip;
+    struct fading fading;
 };
 
-/* In shared memory, in floats: B_t and C_t, what is kept, C·B of all tokens, sums of the warps of a head but the first. */
-static __host__ __device__ inline int kept_at(const struct decode_view &a)
+/* A block's shared memory, in its order. */
+struct mix_memory {
+    char *ring;               /* of the readers */
+    float2 *x;                /* (heads, HEADDIM): the convolution's channels, silu(z) of the same */
+    float *bc, *cb, *sums;    /* B_t and C_t; C·B of all tokens; (2, parts-1, side, HEADDIM): sums of heads' other warps */
+    struct token_step *steps; /* (heads) */
+};
+
+template <typename X>
+static __host__ __device__ inline size_t mix_memory_of(const struct decode_view &a, const struct spread &s, void *shared,
+                                                       struct mix_memory *m)
 {
-    return 2 * a.S;
+    m->ring = (char *)shared;
+    m->x = (float2 *)(m->ring + history<X>::RING);
+    m->bc = (float *)(m->x + s.heads * HEADDIM);
+    m->sums = m->bc + 2 * a.S;
+    m->cb = m->sums + 2 * (s.parts - 1) * s.side * HEADDIM;
+    m->steps = (struct token_step *)(m->cb + a.T);
+    return (size_t)((char *)(m->steps + s.heads) - m->ring);
 }
 
-static __host__ __device__ inline int matches_at(const struct decode_view &a, struct spread s)
-{
-    return kept_at(a) + s.heads * 32 * (int)(sizeof(struct kept) / sizeof(float));
-}
-
-static __host__ __device__ inline int sums_at(const struct decode_view &a, struct spread s)
-{
-    return (matches_at(a, s) + a.T + 1) / 2 * 2;
-}
-
-static size_t mix_shared(const struct decode_view *a, struct spread s)
-{
-    return (size_t)(sums_at(*a, s) + (s.parts - 1) * s.heads * HEADDIM) * sizeof(float);
-}
-
-/* What a warp works on; a warp without a head helps with what the block shares. */
+/* What a warp works on; without a head, it helps with what the block shares. */
 struct place {
-    int r, h, part;
-    bool has_head, finishes; /* it is the head's first warp */
-    int64_t head;            /* of all layers */
+    int r, h, end, part; /* the stream, its next head, the block's last one + 1, which of a head's warps it is */
+    int64_t head;        /* its number among those of all layers */
 };
 
-static __device__ inline struct place place_of(const struct decode_view &a, int l, struct spread s)
+/* A head's number among those of all layers. */
+static __device__ inline int64_t head_of(const struct decode_view &a, int l, int r, int h)
 {
-    int warp = threadIdx.x / 32;
-    struct place p = {(int)blockIdx.y, (int)blockIdx.x * s.heads + warp % s.heads, warp / s.heads};
-    p.has_head = p.h < a.H;
-    p.finishes = p.has_head && p.part == 0;
-    p.head = ((int64_t)l * a.R + p.r) * a.H + p.h;
+    return ((int64_t)l * a.R + r) * a.H + h;
+}
+
+static __device__ inline struct place place_of(const struct decode_view &a, int l, const struct spread &s)
+{
+    int warp = threadIdx.x / 32, first = blockIdx.x * s.heads;
+    struct place p = {(int)blockIdx.y, first + warp % s.side, min(a.H, first + s.heads), warp / s.side, 0};
+    p.head = head_of(a, l, p.r, p.h);
     return p;
 }
 
-/* Asks for `tokens` of a head's history from token `from` on. By a warp. */
+/* Begins to read the past. */
 template <typename X>
-static __device__ inline void ask_for_history(const struct decode_view &a, int64_t head, int from, int tokens)
+static __device__ inline reader<X> reader_of(const struct decode_view &a, int l, int t, const struct place &p,
+                                             const struct spread &s, char *ring)
 {
-    if (threadIdx.x % 32 == 0)
-        ask_for((const X *)a.u + (head * a.T + from) * HEADDIM, (int64_t)tokens * HEADDIM * (int)sizeof(X));
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    struct reader<X> q;
+    q.slots = ring + warp * MIX_SLOTS * history<X>::SLOT;
+    q.b = (const X *)a.b + ((int64_t)l * a.R + p.r) * a.T * a.S;
+    q.u = (const X *)a.u + (p.head * a.T + lane / history<X>::SHARE) * HEADDIM + lane % history<X>::SHARE * history<X>::WIDE;
+    q.decay = a.decay + p.head * a.T;
+    q.next_head = (int64_t)s.side * a.T;
+    q.t = t;
+    q.S = a.S;
+    q.slot = 0;
+    q.row = warp * rows_of_batch<X>(a.S);
+    q.token = q.first = p.part * history<X>::BATCH;
+    q.step = s.parts * history<X>::BATCH;
+    q.heads = p.h < p.end && q.first < t ? (p.end - p.h + s.side - 1) / s.side : 0;
+    for (int i = 0; i < MIX_SLOTS; i++) ask_for_batch<true>(&q);
+    return q;
 }
 
-/* While this layer's out_proj and the next one's norm run, the next one's matrix and the first tokens of its history come. */
-template <typename X>
-static __device__ inline void ask_for_next_layer(const struct decode_view &a, const void *in_proj, int t, struct place p,
-                                                 struct spread s)
+/* The n-th channel of the convolution that a block works on: B and C, then its heads' x. */
+static __device__ inline int channel_of(const struct decode_view &a, const struct spread &s, int n)
 {
-    if (!in_proj) return;
-    if (p.finishes) ask_for_history<X>(a, p.head + (int64_t)a.R * a.H, 0, min(t, s.ahead));
-    if (threadIdx.x == 0)
-        ask_for_share((const char *)in_proj, (int64_t)a.W * a.d * (int)sizeof(X), s.share, blockIdx.y * gridDim.x + blockIdx.x);
+    return n < 2 * a.S ? a.E + n : (int)blockIdx.x * s.heads * HEADDIM + n - 2 * a.S;
 }
 
-/* The last step of a head: y, two channels a lane from e on, is gated and becomes v and a sum of squares. */
-template <typename X>
-static __device__ inline void gate_head(const struct decode_view &a, const float *norm, struct place p, int e, float2 y,
-                                        float2 gate)
+/* Δ, D and decays of a head, from what was loaded of them. */
+struct head_inputs {
+    float2 dt;
+    float bias, rate, skip, carry;
+};
+
+static __device__ inline void head_begin(const struct decode_view &a, const struct decode_layer &layer, int l, int t, int r,
+                                         int h, struct head_inputs *p)
 {
-    float first = y.x * gate.x, second = y.y * gate.y, squares = warp_sum(first * first + second * second);
-    store2((X *)a.v + (int64_t)p.r * a.E + e, first * norm[e], second * norm[e + 1]);
-    if (threadIdx.x % 32 == 0) a.squares[(int64_t)p.r * a.H + p.h] = squares;
+    p->bias = layer.dt_bias[h];
+    p->rate = layer.A_log[h];
+    p->skip = layer.D[h];
+    p->carry = t > 0 ? __ldcg(a.decay + head_of(a, l, r, h) * a.T + t) : 1;
+}
+
+static __device__ inline struct token_step head_end(const struct head_inputs &p)
+{
+    float size = p.dt.x + p.dt.y + p.bias, delta = size > 20.0f ? size : log1pf(expf(size)), fade = expf(-delta * expf(p.rate));
+    return {delta, p.skip, {fade, fade * p.carry}};
+}
+
+/* Channel n of a block, at the end: bc or x gets it; the stream's first block keeps B_t. */
+template <typename X>
+static __device__ inline void channel_end(const struct decode_view &a, int l, int t, int r, const struct spread &s, int n,
+                                          const struct tap &tap, float2 z, const struct mix_memory &m)
+{
+    bool keeps = n >= 2 * a.S || blockIdx.x == 0;
+    float value = tap_end(a, l, r, t, channel_of(a, s, n), tap, keeps);
+    if (n >= 2 * a.S) {
+        m.x[n - 2 * a.S] = make_float2(value, silu(z.x + z.y));
+        return;
+    }
+    m.bc[n] = value;
+    if (keeps && n < a.S) from_float(value, (X *)a.b + (((int64_t)l * a.R + r) * a.T + t) * a.S + n);
 }
 
 /*
- * What the block's heads read at position t: the history is asked for, what does not depend on in_proj is loaded, and when that
- * has ended the convolution and Δ follow. bc gets B_t and C_t, `kept` what the head's first warp wants at the end; u, B and the
- * convolution's inputs go into their histories, those that a stream's heads share by its first block. Returns the decay of this
- * token. Ends without a barrier.
+ * All that the block's heads need of position t but for the past, at once, so that latencies pass but once: what does not
+ * depend on in_proj is loaded, and when that has ended bc, x and `steps` are filled. Ends without a barrier.
  */
 template <typename X>
-static __device__ inline float mix_inputs(const struct decode_view &a, const struct decode_layer &layer, int l, int t,
-                                          struct place p, struct spread spread, X *u, X *history_b, float *bc,
-                                          struct kept *kept)
+static __device__ inline void mix_inputs(const struct decode_view &a, const struct decode_layer &layer, int l, int t, int r,
+                                         const struct spread &s, const struct mix_memory &m)
 {
-    enum { SHARED_TAPS = 2 }; /* 2S channels by at least 9 warps, S <= DECODE_STATE */
-    const int first = threadIdx.x, step = blockDim.x, ahead = l ? min(t, spread.ahead) : 0, channel = history<X>::channel();
-    const int c = p.h * HEADDIM + channel;
-    const bool keeps = blockIdx.x == 0;
-    struct tap own[2], common[SHARED_TAPS];
-    float2 z[2], dt = make_float2(0, 0);
-    float skip = 0, bias = 0, rate = 0;
-    if (threadIdx.x == 0 && keeps && a.S * sizeof(X) % 16 == 0) ask_for(history_b, (int64_t)t * a.S * sizeof(X));
-    if (p.finishes) {
-        ask_for_history<X>(a, p.head, ahead, min(t - ahead, spread.ahead));
-        skip = layer.D[p.h];
+    enum { TAPS = 4, STEP = 32 * MIX_WARPS };
+    const int me = threadIdx.x, h0 = blockIdx.x * s.heads, heads = min(a.H - h0, s.heads), count = 2 * a.S + heads * HEADDIM;
+    struct tap tap[TAPS];
+    struct head_inputs head = {};
 #pragma unroll
-        for (int i = 0; i < 2; i++) tap_begin(a, layer, l, p.r, t, c + i, &own[i]);
-    }
-#pragma unroll
-    for (int i = 0; i < SHARED_TAPS; i++)
-        if (first + i * step < 2 * a.S) tap_begin(a, layer, l, p.r, t, a.E + first + i * step, &common[i]);
-    if (p.has_head) {
-        bias = layer.dt_bias[p.h];
-        rate = layer.A_log[p.h];
-    }
+    for (int i = 0; i < TAPS; i++)
+        if (me + i * STEP < count) tap_begin(a, layer, l, r, t, channel_of(a, s, me + i * STEP), &tap[i]);
+    if (me < heads) head_begin(a, layer, l, t, r, h0 + me, &head);
     wait_for_the_one_before();
     let_the_next_one_start();
-    if (p.has_head) dt = projected(a, p.r, a.W - a.H + p.h);
-    if (p.finishes) {
+    if (me < heads) head.dt = projected(a, r, a.W - a.H + h0 + me);
+#pragma unroll 1
+    for (int first = me; first < count; first += TAPS * STEP) {
+        float2 z[TAPS];
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            z[i] = projected(a, p.r, c + i);
-            own[i].now = projected(a, p.r, a.E + c + i);
+        for (int i = 0; i < TAPS; i++) {
+            int n = first + i * STEP;
+            if (n >= count) break;
+            int c = channel_of(a, s, n);
+            if (first != me) tap_begin(a, layer, l, r, t, c, &tap[i]);
+            tap[i].now = projected(a, r, a.E + c);
+            z[i] = n < 2 * a.S ? make_float2(0, 0) : projected(a, r, c);
         }
-    }
 #pragma unroll
-    for (int i = 0; i < SHARED_TAPS; i++)
-        if (first + i * step < 2 * a.S) common[i].now = projected(a, p.r, 2 * a.E + first + i * step);
-    float step_size = dt.x + dt.y + bias, delta = step_size > 20.0f ? step_size : log1pf(expf(step_size));
-    if (p.finishes) {
-        float2 x = make_float2(tap_end(a, l, p.r, t, c, own[0], true), tap_end(a, l, p.r, t, c + 1, own[1], true));
-        kept->now = make_float2(delta * x.x, delta * x.y);
-        kept->skip = make_float2(skip * x.x, skip * x.y);
-        kept->gate = make_float2(silu(z[0].x + z[0].y), silu(z[1].x + z[1].y));
-        store2(u + (int64_t)t * HEADDIM + channel, delta * x.x, delta * x.y);
+        for (int i = 0; i < TAPS; i++)
+            if (first + i * STEP < count) channel_end<X>(a, l, t, r, s, first + i * STEP, tap[i], z[i], m);
     }
-#pragma unroll
-    for (int i = 0; i < SHARED_TAPS; i++) {
-        int n = first + i * step;
-        if (n >= 2 * a.S) break;
-        bc[n] = tap_end(a, l, p.r, t, a.E + n, common[i], keeps);
-        if (keeps && n < a.S) from_float(bc[n], history_b + (int64_t)t * a.S + n);
-    }
-    return expf(-delta * expf(rate));
+    if (me < heads) m.steps[me] = head_end(head);
 }
 
-/* Σ over a head's warps of their two channels in y, for its first warp. sums: (parts-1, heads, HEADDIM). By the whole block. */
-static __device__ inline float2 sum_of_parts(struct place p, struct spread s, float *sums, int channel, float2 y)
+/* Σ over a head's warps of their two channels in y, for its first warp. sums: (parts-1, side, HEADDIM), used by the round
+ * before the last at the latest. By the whole block. */
+static __device__ inline float2 sum_of_parts(int part, const struct spread &s, float *sums, int channel, float2 y)
 {
-    const int next = s.heads * HEADDIM;
-    sums += threadIdx.x / 32 % s.heads * HEADDIM + channel;
-    if (p.part > 0) *(float2 *)(sums + (p.part - 1) * next) = y;
-    if (s.parts > 1) __syncthreads();
-    if (p.part > 0) return y;
+    const int next = s.side * HEADDIM;
+    if (s.parts == 1) return y;
+    sums += threadIdx.x / 32 % s.side * HEADDIM + channel;
+    if (part > 0) *(float2 *)(sums + (part - 1) * next) = y;
+    __syncthreads();
+    if (part > 0) return y;
 #pragma unroll 1
-    for (int part = 1; part < s.parts; part++, sums += next) {
+    for (int i = 1; i < s.parts; i++, sums += next) {
         y.x += sums[0];
         y.y += sums[1];
     }
     return y;
 }
 
-/* A group of heads of a stream, blockIdx = (group, stream): convolution, recurrence, gate. */
+/*
+ * The last step of a head, by a warp; two channels a lane, whose sum over the past is y: this token, the gate. x: the channels'
+ * own, silu(z) of both. v gets the result times `norm` and `squares` its sum of squares; u_t goes into the history, and what
+ * decays wait for.
+ */
 template <typename X>
-static __global__ void __launch_bounds__(32 * MIX_WARPS, 2)
+static __device__ inline void finish_head(const struct decode_view &a, int t, const struct place &p,
+                                          const struct token_step &step, float match, float4 x, float2 norm, float2 y)
+{
+    const int channel = history<X>::channel();
+    const float own = match * step.delta + step.skip;
+    store2((X *)a.u + (p.head * a.T + t) * HEADDIM + channel, step.delta * x.x, step.delta * x.z);
+    y = make_float2((y.x + own * x.x) * x.y, (y.y + own * x.z) * x.w);
+    store2((X *)a.v + (int64_t)p.r * a.E + p.h * HEADDIM + channel, y.x * norm.x, y.y * norm.y);
+    float squares = warp_sum(y.x * y.x + y.y * y.y);
+    if (threadIdx.x % 32 != 0) return;
+    float *decay = a.decay + p.head * a.T + t;
+    a.squares[(int64_t)p.r * a.H + p.h] = squares;
+    decay[0] = 1;
+    if (t + 1 < a.T) decay[1] = t % FOLD ? step.fading.carry : 1; /* the carry's place until that token comes */
+}
+
+/* A warp's part of the heads of its rounds. */
+template <typename X>
+static __device__ inline void mix_heads(const struct decode_view &a, const struct decode_layer &layer, int t, struct place p,
+                                        const struct spread &s, const struct mix_memory &m, struct reader<X> *reader)
+{
+    const int h0 = blockIdx.x * s.heads, parted = (s.parts - 1) * s.side * HEADDIM, channel = history<X>::channel();
+    for (int i = 0; i < s.rounds; i++, p.h += s.side, p.head += s.side) {
+        const bool has_head = p.h < p.end, finishes = has_head && p.part == 0;
+        const int h = has_head ? p.h : h0; /* of those without: any */
+        const struct token_step &step = m.steps[h - h0];
+        float2 norm = make_float2(0, 0);
+        float y[history<X>::WIDE] = {};
+        if (finishes) norm = *(const float2 *)(layer.mixer_norm + h * HEADDIM + channel);
+        if (has_head) add_tokens(reader, m.cb, step.fading, a.decay + p.head * a.T, y);
+        share_sums<2>(y);
+        float2 sum = sum_of_parts(p.part, s, m.sums + i % 2 * parted, channel, make_float2(y[0], y[1]));
+        float4 x = *(const float4 *)(m.x + (h - h0) * HEADDIM + channel);
+        if (finishes) finish_head<X>(a, t, p, step, m.cb[t], x, norm, sum);
+    }
+}
+
+/*
+ * A group of heads of a stream, blockIdx = (group, stream): convolution, recurrence, gate. While out_proj and the next layer's
+ * norm run, the next layer's matrix comes.
+ */
+template <typename X>
+static __global__ void __launch_bounds__(32 * MIX_WARPS, MIX_FIT)
     mix_kernel(const __grid_constant__ struct decode_view a, const __grid_constant__ struct decode_layer layer, int l,
-               const void *next_in_proj, struct spread spread)
+               const void *next_in_proj, const __grid_constant__ struct spread spread)
 {
     extern __shared__ float4 shared[];
-    float *bc = (float *)shared, *cb = bc + matches_at(a, spread), y[history<X>::WIDE];
-    struct kept *kept = (struct kept *)(bc + kept_at(a)) + threadIdx.x;
-    struct place p = place_of(a, l, spread);
-    int t = *a.t, channel = history<X>::channel();
-    X *u = (X *)a.u + p.head * a.T * HEADDIM, *history_b = (X *)a.b + ((int64_t)l * a.R + p.r) * a.T * a.S;
-    float fade = mix_inputs<X>(a, layer, l, t, p, spread, u, history_b, bc, kept);
+    struct mix_memory m;
+    mix_memory_of<X>(a, spread, shared, &m);
+    const struct place p = place_of(a, l, spread);
+    const int t = *a.t;
+    struct reader<X> reader = reader_of<X>(a, l, t, p, spread, m.ring);
+    mix_inputs<X>(a, layer, l, t, p.r, spread, m);
     __syncthreads();
-    match_history(history_b, a.S, t, bc, cb);
+    match_history(&reader, m.bc, m.cb);
     __syncthreads();
-#pragma unroll
-    for (int i = 0; i < history<X>::WIDE; i++) y[i] = 0;
-    if (p.has_head) {
-        add_tokens<X>(u, a.decay + p.head * a.T, cb, t, fade, p.part, spread.parts, y);
-        share_sums<2>(y);
-    }
-    ask_for_next_layer<X>(a, next_in_proj, t, p, spread);
-    float2 sum = sum_of_parts(p, spread, bc + sums_at(a, spread), channel, make_float2(y[0], y[1]));
-    if (!p.finishes) return;
-    sum.x += cb[t] * kept->now.x + kept->skip.x;
-    sum.y += cb[t] * kept->now.y + kept->skip.y;
-    if (threadIdx.x % 32 == 0) a.decay[p.head * a.T + t] = 1;
-    gate_head<X>(a, layer.mixer_norm, p, p.h * HEADDIM + channel, sum, kept->gate);
+    mix_heads(a, layer, t, p, spread, m, &reader);
+    if (next_in_proj && threadIdx.x == 0)
+        ask_for_share((const char *)next_in_proj, (int64_t)a.W * a.d * (int)sizeof(X), spread.share,
+                      blockIdx.y * gridDim.x + blockIdx.x);
 }
 
 /* ----------------------------------------------------------------------------------------------------------- sample */
@@ -322,6 +391,18 @@ static aim_status normalize(struct backend *be, const struct decode_view *a, int
     return launch_early(be, stream, kernel, dim3((unsigned)a->R), threads, 0, *a, l, weight);
 }
 
+/* The mixer of layer l; `next` is the matrix that the next layer starts with. */
+template <typename X>
+static aim_status mix(struct backend *be, const struct decode_view *a, const struct decode_layer *layer, int l,
+                      const void *next, const struct spread *spread, cudaStream_t stream)
+{
+    struct mix_memory m;
+    size_t bytes = mix_memory_of<X>(*a, *spread, NULL, &m);
+    CUDA_TRY(be, cudaFuncSetAttribute(mix_kernel<X>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+    return launch_early(be, stream, mix_kernel<X>, dim3((unsigned)spread->groups, (unsigned)a->R), 32 * MIX_WARPS, bytes, *a,
+                        *layer, l, next, *spread);
+}
+
 static aim_status sample(struct backend *be, const struct decode_view *a, cudaStream_t stream)
 {
     size_t room = (size_t)a->V * sizeof(float);
@@ -331,11 +412,11 @@ static aim_status sample(struct backend *be, const struct decode_view *a, cudaSt
                         has_room);
 }
 
-/* Whether a layer's products are ours (decode_rows.cuh): cuBLASLt's are faster where there is much to multiply. */
-template <typename X> static bool multiplies_rows(const struct decode_view *a)
+/* Whether a product with a matrix (N,K) is ours (decode_rows.cuh): cuBLASLt's are faster where there is much to multiply. */
+template <typename X> static bool multiplies_rows(const struct decode_view *a, int64_t N, int64_t K)
 {
-    const int widest = 1024;
-    return sizeof(X) == sizeof(bf16) && a->R <= ROWS_MOST && a->d <= widest;
+    const int64_t largest = 5000000;
+    return sizeof(X) == sizeof(bf16) && a->R <= ROWS_MOST && N * K <= largest;
 }
 
 template <typename X>
@@ -343,7 +424,7 @@ static aim_status multiply_in(struct backend *be, const struct decode_view *a, c
                               cudaStream_t stream)
 {
     struct rows_product rows = {(const bf16 *)a->m, (const bf16 *)w, a->zxbcdt, a->R, a->W, a->d, a->in_parts, true};
-    if (multiplies_rows<X>(a)) return rows_multiply(be, &rows, stream);
+    if (multiplies_rows<X>(a, a->W, a->d)) return rows_multiply(be, &rows, stream);
     return product_run(be, &p->in, a->m, w, a->zxbcdt, p->workspace, stream);
 }
 
@@ -352,7 +433,7 @@ static aim_status multiply_out(struct backend *be, const struct decode_view *a, 
                                cudaStream_t stream)
 {
     struct rows_product rows = {(const bf16 *)a->v, (const bf16 *)w, a->h, a->R, a->d, a->E, a->out_parts, true};
-    if (multiplies_rows<X>(a)) return rows_multiply(be, &rows, stream);
+    if (multiplies_rows<X>(a, a->d, a->E)) return rows_multiply(be, &rows, stream);
     return product_run(be, &p->out, a->v, w, a->h, p->workspace, stream);
 }
 
@@ -361,19 +442,15 @@ static aim_status step(struct backend *be, const struct decode_view *given, cons
                        const struct decode_layer *layers, unsigned kinds, cudaStream_t stream)
 {
     struct decode_view view = *given, *a = &view;
-    view.in_parts = multiplies_rows<X>(a) ? rows_parts(a->W, a->d, DECODE_IN_PARTS) : 1;
-    view.out_parts = multiplies_rows<X>(a) ? rows_parts(a->d, a->E, DECODE_OUT_PARTS) : 1;
+    view.in_parts = multiplies_rows<X>(a, a->W, a->d) ? rows_parts(a->W, a->d, DECODE_IN_PARTS) : 1;
+    view.out_parts = multiplies_rows<X>(a, a->d, a->E) ? rows_parts(a->d, a->E, DECODE_OUT_PARTS) : 1;
     struct spread spread = spread_of(cuda_of(be), a, sizeof(X));
-    dim3 groups((unsigned)spread.groups, (unsigned)a->R);
-    int mix_threads = 32 * spread.heads * spread.parts;
     for (int l = 0; l < a->layers; l++) {
         const struct decode_layer *layer = &layers[l];
         const void *next = l + 1 < a->layers ? layers[l + 1].in_proj : NULL;
         if (kinds & 1 << STEP_NORM) TRY(normalize<X>(be, a, l, layer->norm, stream));
         if (kinds & 1 << STEP_IN) TRY(multiply_in<X>(be, a, p, layer->in_proj, stream));
-        if (kinds & 1 << STEP_MIX)
-            TRY(launch_early(be, stream, mix_kernel<X>, groups, mix_threads, mix_shared(a, spread), *a, *layer, l, next,
-                             spread));
+        if (kinds & 1 << STEP_MIX) TRY(mix<X>(be, a, layer, l, next, &spread, stream));
         if (kinds & 1 << STEP_OUT) TRY(multiply_out<X>(be, a, p, layer->out_proj, stream));
     }
     if (kinds & 1 << STEP_NORM) TRY(normalize<X>(be, a, a->layers, a->norm_final, stream));

@@ -6,6 +6,7 @@
 #ifndef AIM_CUDA_MMA_CUH
 #define AIM_CUDA_MMA_CUH
 
+#include "cuda/copies.cuh"
 #include "cuda/values.cuh"
 
 /* c += a b */
@@ -46,24 +47,6 @@ static __device__ inline uint32_t pair_of(float x, float y)
 static __device__ inline float2 floats_of(uint32_t both)
 {
     return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
-}
-
-/* Starts a copy of 16 bytes to shared memory, or zeros there; copies are waited for in groups. */
-static __device__ inline void copy_start(void *shared, const void *from, bool wanted)
-{
-    uint32_t address = (uint32_t)__cvta_generic_to_shared(shared);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(wanted ? 16 : 0) : "memory");
-}
-
-static __device__ inline void copy_commit()
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/* Until at most N of the groups committed last are under way. */
-template <int N> static __device__ inline void copy_wait()
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
 #endif
