@@ -27,8 +27,8 @@ extern "C" {
 /* The most tokens and the widest state that kernels have shared memory for, the widest rows that they have threads for. */
 enum { DECODE_TOKENS = 4096, DECODE_STATE = 256, DECODE_WIDTH = 4096, RING = 4 };
 
-/* The most parts that the products' results may consist of. */
-enum { DECODE_IN_PARTS = 2, DECODE_OUT_PARTS = 8 };
+/* The most parts that out_proj's result may consist of. */
+enum { DECODE_OUT_PARTS = 8 };
 
 struct decode_layer {
     const float *norm, *conv_w, *conv_b, *dt_bias, *A_log, *D, *mixer_norm;
@@ -38,7 +38,7 @@ struct decode_layer {
 /* Everything a step reads and writes, in device memory; R streams. */
 struct decode_view {
     int d, E, S, C, W, H, V, T, layers, R, pictures, pos_offset;
-    int in_parts, out_parts; /* of the products' results; whoever reads them adds up */
+    int out_parts; /* of out_proj's result; whoever reads them adds up */
     const struct decode_layer *layer;
     const void *words; /* (V,d) of X */
     const float *positions, *norm_f, *norm_final;
@@ -48,7 +48,7 @@ struct decode_view {
     const double *uniform; /* (T, pictures) */
     float *r[2];           /* (R,d) residual */
     void *m, *v;           /* (R,d), (R,E) of X: inputs of the products */
-    float *zxbcdt, *h;     /* (in_parts,R,W), (out_parts,R,d): their results */
+    float *zxbcdt, *h;     /* (R,W), (out_parts,R,d): their results */
     float *squares;        /* (R,H): Σ (y silu(z))² of each head */
     float *ring;           /* (layers,R,RING,C): inputs of the convolution, token t in place t mod RING */
     void *u, *b;           /* (layers,R,H,T,HEADDIM), (layers,R,T,S) of X */

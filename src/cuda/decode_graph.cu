@@ -85,9 +85,10 @@ static __global__ void __launch_bounds__(THREADS, 1)
 
 /*
  * MIX_BLOCKS: of the mixer on a multiprocessor, where there are so few that all run at once; a product's block has room beside
- * them and brings its weights meanwhile. MIX_HEADS: the most of a block, so that even MIX_FIT fit where there are many.
+ * them and brings its weights meanwhile, and a block may have MIX_MOST heads. Where there are more, MIX_FIT run at once, and
+ * blocks of MIX_HEADS at most are faster.
  */
-enum { MIX_BLOCKS = 2, MIX_FIT = 3, MIX_HEADS = 24 };
+enum { MIX_BLOCKS = 2, MIX_MOST = 24, MIX_FIT = 3, MIX_HEADS = 16 };
 
 /*
  * How a layer's heads are spread: a block has `heads` heads of one stream, `side` of them at a time with `parts` warps for
@@ -116,7 +117,8 @@ static void spread_warps(struct spread *s)
 static struct spread spread_of(const struct cuda *c, const struct decode_view *a, int64_t size)
 {
     struct spread s = {};
-    int groups = MIX_BLOCKS * c->multiprocessors / a->R, fewest = (a->H + MIX_HEADS - 1) / MIX_HEADS;
+    int groups = MIX_BLOCKS * c->multiprocessors / a->R, most = groups > 0 ? MIX_MOST : MIX_HEADS;
+    int fewest = (a->H + most - 1) / most;
     if (groups < fewest) groups = fewest;
     s.heads = (a->H + groups - 1) / groups;
     s.groups = (a->H + s.heads - 1) / s.heads;
@@ -203,8 +205,7 @@ static __device__ inline int channel_of(const struct decode_view &a, const struc
 
 /* Δ, D and decays of a head, from what was loaded of them. */
 struct head_inputs {
-    float2 dt;
-    float bias, rate, skip, carry;
+    float dt, bias, rate, skip, carry;
 };
 
 static __device__ inline void head_begin(const struct decode_view &a, const struct decode_layer &layer, int l, int t, int r,
@@ -218,19 +219,19 @@ static __device__ inline void head_begin(const struct decode_view &a, const stru
 
 static __device__ inline struct token_step head_end(const struct head_inputs &p)
 {
-    float size = p.dt.x + p.dt.y + p.bias, delta = size > 20.0f ? size : log1pf(expf(size)), fade = expf(-delta * expf(p.rate));
+    float size = p.dt + p.bias, delta = size > 20.0f ? size : log1pf(expf(size)), fade = expf(-delta * expf(p.rate));
     return {delta, p.skip, {fade, fade * p.carry}};
 }
 
 /* Channel n of a block, at the end: bc or x gets it; the stream's first block keeps B_t. */
 template <typename X>
 static __device__ inline void channel_end(const struct decode_view &a, int l, int t, int r, const struct spread &s, int n,
-                                          const struct tap &tap, float2 z, const struct mix_memory &m)
+                                          const struct tap &tap, float z, const struct mix_memory &m)
 {
     bool keeps = n >= 2 * a.S || blockIdx.x == 0;
     float value = tap_end(a, l, r, t, channel_of(a, s, n), tap, keeps);
     if (n >= 2 * a.S) {
-        m.x[n - 2 * a.S] = make_float2(value, silu(z.x + z.y));
+        m.x[n - 2 * a.S] = make_float2(value, silu(z));
         return;
     }
     m.bc[n] = value;
@@ -258,7 +259,7 @@ static __device__ inline void mix_inputs(const struct decode_view &a, const stru
     if (me < heads) head.dt = projected(a, r, a.W - a.H + h0 + me);
 #pragma unroll 1
     for (int first = me; first < count; first += TAPS * STEP) {
-        float2 z[TAPS];
+        float z[TAPS];
 #pragma unroll
         for (int i = 0; i < TAPS; i++) {
             int n = first + i * STEP;
@@ -266,7 +267,7 @@ static __device__ inline void mix_inputs(const struct decode_view &a, const stru
             int c = channel_of(a, s, n);
             if (first != me) tap_begin(a, layer, l, r, t, c, &tap[i]);
             tap[i].now = projected(a, r, a.E + c);
-            z[i] = n < 2 * a.S ? make_float2(0, 0) : projected(a, r, c);
+            z[i] = n < 2 * a.S ? 0 : projected(a, r, c);
         }
 #pragma unroll
         for (int i = 0; i < TAPS; i++)
@@ -412,20 +413,11 @@ static aim_status sample(struct backend *be, const struct decode_view *a, cudaSt
                         has_room);
 }
 
-/* Whether a product with a matrix (N,K) is ours (decode_rows.cuh): cuBLASLt's are faster where there is much to multiply. */
-template <typename X> static bool multiplies_rows(const struct decode_view *a, int64_t N, int64_t K)
+/* Whether out_proj is ours (decode_rows.cuh): cuBLASLt is faster where there is much to multiply, as for in_proj. */
+template <typename X> static bool multiplies_rows(const struct decode_view *a)
 {
     const int64_t largest = 5000000;
-    return sizeof(X) == sizeof(bf16) && a->R <= ROWS_MOST && N * K <= largest;
-}
-
-template <typename X>
-static aim_status multiply_in(struct backend *be, const struct decode_view *a, const struct decode_products *p, const void *w,
-                              cudaStream_t stream)
-{
-    struct rows_product rows = {(const bf16 *)a->m, (const bf16 *)w, a->zxbcdt, a->R, a->W, a->d, a->in_parts, true};
-    if (multiplies_rows<X>(a, a->W, a->d)) return rows_multiply(be, &rows, stream);
-    return product_run(be, &p->in, a->m, w, a->zxbcdt, p->workspace, stream);
+    return sizeof(X) == sizeof(bf16) && a->R <= ROWS_MOST && (int64_t)a->d * a->E <= largest;
 }
 
 template <typename X>
@@ -433,7 +425,7 @@ static aim_status multiply_out(struct backend *be, const struct decode_view *a, 
                                cudaStream_t stream)
 {
     struct rows_product rows = {(const bf16 *)a->v, (const bf16 *)w, a->h, a->R, a->d, a->E, a->out_parts, true};
-    if (multiplies_rows<X>(a, a->d, a->E)) return rows_multiply(be, &rows, stream);
+    if (multiplies_rows<X>(a)) return rows_multiply(be, &rows, stream);
     return product_run(be, &p->out, a->v, w, a->h, p->workspace, stream);
 }
 
@@ -442,14 +434,13 @@ static aim_status step(struct backend *be, const struct decode_view *given, cons
                        const struct decode_layer *layers, unsigned kinds, cudaStream_t stream)
 {
     struct decode_view view = *given, *a = &view;
-    view.in_parts = multiplies_rows<X>(a, a->W, a->d) ? rows_parts(a->W, a->d, DECODE_IN_PARTS) : 1;
-    view.out_parts = multiplies_rows<X>(a, a->d, a->E) ? rows_parts(a->d, a->E, DECODE_OUT_PARTS) : 1;
+    view.out_parts = multiplies_rows<X>(a) ? rows_parts(a->d, a->E, DECODE_OUT_PARTS) : 1;
     struct spread spread = spread_of(cuda_of(be), a, sizeof(X));
     for (int l = 0; l < a->layers; l++) {
         const struct decode_layer *layer = &layers[l];
         const void *next = l + 1 < a->layers ? layers[l + 1].in_proj : NULL;
         if (kinds & 1 << STEP_NORM) TRY(normalize<X>(be, a, l, layer->norm, stream));
-        if (kinds & 1 << STEP_IN) TRY(multiply_in<X>(be, a, p, layer->in_proj, stream));
+        if (kinds & 1 << STEP_IN) TRY(product_run(be, &p->in, a->m, layer->in_proj, a->zxbcdt, p->workspace, stream));
         if (kinds & 1 << STEP_MIX) TRY(mix<X>(be, a, layer, l, next, &spread, stream));
         if (kinds & 1 << STEP_OUT) TRY(multiply_out<X>(be, a, p, layer->out_proj, stream));
     }

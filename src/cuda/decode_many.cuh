@@ -49,7 +49,7 @@ static __device__ inline float block_total(float v, float *red)
 struct tap {
     float4 weight;
     float bias, past[CONV_WIDTH - 1];
-    float2 now; /* as in_proj left it */
+    float now; /* as in_proj left it */
 };
 
 /* Channel c at position t, but for its newest input. */
@@ -66,19 +66,18 @@ static __device__ inline void tap_begin(const struct decode_view &a, const struc
     }
 }
 
-/* Column c of in_proj's result, in up to two parts: their sum waits until all that is wanted has been asked for. */
-static __device__ inline float2 projected(const struct decode_view &a, int r, int c)
+/* Column c of in_proj's result. */
+static __device__ inline float projected(const struct decode_view &a, int r, int c)
 {
-    const float *from = a.zxbcdt + (int64_t)r * a.W + c;
-    return make_float2(__ldcg(from), a.in_parts > 1 ? __ldcg(from + (int64_t)a.R * a.W) : 0);
+    return __ldcg(a.zxbcdt + (int64_t)r * a.W + c);
 }
 
 /* The channel's value; `keeps` puts its newest input into the ring. */
 static __device__ inline float tap_end(const struct decode_view &a, int l, int r, int t, int c, const struct tap &p, bool keeps)
 {
-    float now = p.now.x + p.now.y, sum = p.bias + p.weight.x * p.past[0] + p.weight.y * p.past[1] + p.weight.z * p.past[2];
-    if (keeps) a.ring[(((int64_t)l * a.R + r) * RING + t % RING) * a.C + c] = now;
-    return silu(sum + p.weight.w * now);
+    float sum = p.bias + p.weight.x * p.past[0] + p.weight.y * p.past[1] + p.weight.z * p.past[2];
+    if (keeps) a.ring[(((int64_t)l * a.R + r) * RING + t % RING) * a.C + c] = p.now;
+    return silu(sum + p.weight.w * p.now);
 }
 
 static __device__ inline void store2(float *p, float x, float y)

@@ -70,7 +70,7 @@ static void lay_out(struct arena *arena, struct decode_view *a, bool is_bf16, in
     part(arena, &a->r[1], R * a->d, f);
     part(arena, (char **)&a->m, R * a->d, x);
     part(arena, (char **)&a->v, R * a->E, x);
-    part(arena, &a->zxbcdt, DECODE_IN_PARTS * R * a->W, f);
+    part(arena, &a->zxbcdt, R * a->W, f);
     part(arena, &a->h, DECODE_OUT_PARTS * R * a->d, f);
     part(arena, &a->squares, R * a->H, f);
     part(arena, &a->ring, layer_streams * RING * a->C, f);
