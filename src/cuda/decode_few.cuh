@@ -21,7 +21,7 @@ enum {
     TILE = 64,          /* columns of a matrix */
     TILE_BYTES = QUAD * TILE * 2,
     MOST_TILES = 4,     /* of a quad, that one warp takes; the least is one fewer */
-    PART_BYTES = 24576, /* partial sums of the products */
+    PART_BYTES = 6144,  /* partial sums of the products, times the tiles of a quad that a warp takes */
     STATE = 128,        /* S, as in all published models */
     UNIT = 8,           /* channels: 8 columns of the tensor cores */
     UNITS = 8,          /* that a warp takes at once */
@@ -69,6 +69,24 @@ static __device__ inline struct part_of_mixer part_of_mixer_of(const struct deco
     return p;
 }
 
+/*
+ * The scores C·B of a token stand in the way of everybody. Of up to two streams, the first blocks of each team, which work them
+ * out (decode_few_mix.cuh), therefore have no other rows of in_proj than those of B and C: scores are there before the other
+ * blocks are done with theirs.
+ */
+enum { SCORING = 16, SCORED_QUADS = 2 * STATE / QUAD, SCORED_STREAMS = 2 };
+
+static __host__ __device__ inline int scoring_blocks(int R, int grid)
+{
+    return R <= SCORED_STREAMS && grid >= 4 * SCORING * R ? SCORING * R : 0;
+}
+
+/* The rows of in_proj in the order in which blocks share them: those of B and C first. Quad i starts at this row. */
+static __host__ __device__ inline int in_proj_row(int E, int i)
+{
+    return i < SCORED_QUADS ? 2 * E + i * QUAD : i < SCORED_QUADS + 2 * E / QUAD ? (i - SCORED_QUADS) * QUAD : i * QUAD;
+}
+
 enum product_kind { IN, OUT, HEAD, PRODUCT_KINDS };
 
 /*
@@ -78,7 +96,7 @@ enum product_kind { IN, OUT, HEAD, PRODUCT_KINDS };
 struct cut {
     int quads;  /* of the matrix */
     int k_bits;
-    int pass;   /* quads of a block whose partial sums fit in PART_BYTES: whole turns */
+    int pass;   /* quads of a block whose partial sums fit in the space for them: whole turns */
 };
 
 struct cuts {
@@ -97,7 +115,7 @@ static __host__ __device__ inline int k_bits_of(int K, int tiles)
 static __host__ __device__ inline struct cut cut_of(int N, int K, int tiles, int pairs)
 {
     struct cut c = {(N + QUAD - 1) / QUAD, k_bits_of(K, tiles), 0};
-    int turn = WARPS >> c.k_bits, most = PART_BYTES / ((pairs * QUAD * QUAD * (int)sizeof(float2)) << c.k_bits);
+    int turn = WARPS >> c.k_bits, most = PART_BYTES * tiles / ((pairs * QUAD * QUAD * (int)sizeof(float2)) << c.k_bits);
     c.pass = turn > 0 ? most / turn * turn : 0;
     return c;
 }

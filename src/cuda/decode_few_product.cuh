@@ -13,17 +13,28 @@
 
 #include "cuda/decode_few.cuh"
 
-static __device__ inline void shares_start(const struct few_job &job, int pairs, struct few_shared *s)
+/* What block `rank` of `of` gets of quads `from` .. `to`. */
+static __device__ inline struct share share_of(const struct cut &cut, int from, int to, int rank, int of)
+{
+    int first = from + (int)((int64_t)(to - from) * rank / of), end = from + (int)((int64_t)(to - from) * (rank + 1) / of);
+    return {first, end - first, cut.k_bits, cut.pass};
+}
+
+static __device__ inline void shares_start(const struct few_job &job, const struct part_of_mixer &own, int pairs,
+                                           struct few_shared *s)
 {
     struct cuts cuts = cuts_of(job.a, pairs);
+    int block = blockIdx.x, grid = gridDim.x, scoring = scoring_blocks(job.a.R, grid);
     if (threadIdx.x > 0) return;
 #pragma unroll
-    for (int kind = 0; kind < PRODUCT_KINDS; kind++) {
-        const struct cut cut = cuts.of[kind];
-        int first = (int)((int64_t)cut.quads * blockIdx.x / gridDim.x);
-        int end = (int)((int64_t)cut.quads * (blockIdx.x + 1) / gridDim.x);
-        s->share[kind] = {first, end - first, cut.k_bits, cut.pass};
-    }
+    for (int kind = 0; kind < PRODUCT_KINDS; kind++)
+        s->share[kind] = share_of(cuts.of[kind], 0, cuts.of[kind].quads, block, grid);
+    const struct cut &in = cuts.of[IN];
+    if (scoring == 0) return;
+    if (own.place < SCORING)
+        s->share[IN] = share_of(in, 0, SCORED_QUADS, own.stream * SCORING + own.place, scoring);
+    else
+        s->share[IN] = share_of(in, SCORED_QUADS, in.quads, block - (own.stream + 1) * SCORING, grid - scoring);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- the ring */

@@ -22,16 +22,17 @@ static __device__ inline unsigned packed_pair(const bf16 *matrix, const float *b
     return *(const unsigned *)&pair;
 }
 
-/* Tiles of a matrix (N,K), (quads, tiles of a row, 32 lanes, 16 bytes): lane (g, q) as in decode_few_product.cuh. */
+/* Tiles of a matrix (N,K), of in_proj in the order of in_proj_row: (quads, tiles of a row, 32 lanes, 16 bytes): lane (g, q) as in decode_few_product.cuh. */
 static __device__ inline void pack_matrix(const bf16 *matrix, const float *by, int N, int K, const struct cuts &cuts, int kind,
-                                          char *packed)
+                                          int E, char *packed)
 {
     uint4 *to = (uint4 *)packed;
     int row_tiles = quad_bytes(cuts, kind) / TILE_BYTES;
     int64_t count = packed_bytes(cuts, kind) / (int64_t)sizeof *to, hop = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += hop) {
         int lane = (int)(i % 32), g = lane / 4, q = lane % 4, tile = (int)(i / 32 % row_tiles);
-        int row = (int)(i / 32 / row_tiles) * QUAD + g % 4, k = tile * TILE + g / 4 * (TILE / 4) + 4 * q;
+        int quad = (int)(i / 32 / row_tiles), row = (kind == IN ? in_proj_row(E, quad) : quad * QUAD) + g % 4;
+        int k = tile * TILE + g / 4 * (TILE / 4) + 4 * q;
         to[i] = make_uint4(packed_pair(matrix, by, N, K, row, k), packed_pair(matrix, by, N, K, row, k + TILE / 2),
                            packed_pair(matrix, by, N, K, row, k + 2), packed_pair(matrix, by, N, K, row, k + 2 + TILE / 2));
     }
@@ -44,11 +45,12 @@ static __global__ void pack_kernel(const __grid_constant__ struct decode_view a,
     int l = blockIdx.y / 2;
     char *to = m.weights + l * m.layer_bytes;
     if (l == a.layers)
-        pack_matrix((const bf16 *)a.words, NULL, a.V, a.d, cuts, HEAD, to);
+        pack_matrix((const bf16 *)a.words, NULL, a.V, a.d, cuts, HEAD, a.E, to);
     else if (blockIdx.y % 2 == 0)
-        pack_matrix((const bf16 *)a.layer[l].in_proj, NULL, a.W, a.d, cuts, IN, to);
+        pack_matrix((const bf16 *)a.layer[l].in_proj, NULL, a.W, a.d, cuts, IN, a.E, to);
     else
-        pack_matrix((const bf16 *)a.layer[l].out_proj, a.layer[l].mixer_norm, a.d, a.E, cuts, OUT, to + m.in_bytes);
+        pack_matrix((const bf16 *)a.layer[l].out_proj, a.layer[l].mixer_norm, a.d, a.E, cuts, OUT, a.E,
+                    to + m.in_bytes);
 }
 
 /* The modulation of layer l for stream r, of the head when l = layers: (shift, scale, and gate of a layer). */

@@ -174,11 +174,12 @@ static __device__ inline void take_mixed(const struct few_job &job, const struct
 
 /* ----------------------------------------------------------------------------------------------------------- results */
 
-/* What the lanes of a warp that finishes a quad have: row 4 quad + lane mod 4, stream lane / 4. */
+/* What the lanes of a warp that finishes a quad have: row lane mod 4 of it, stream lane / 4. */
 struct result {
     int row, r;
 
-    __device__ inline result(const struct share &p, int quad, int lane) : row((p.first + quad) * QUAD + lane % QUAD), r(lane / QUAD)
+    __device__ inline result(const struct few_job &job, enum product_kind kind, int quad, int lane)
+        : row((kind == IN ? in_proj_row(job.a.E, quad) : quad * QUAD) + lane % QUAD), r(lane / QUAD)
     {
     }
 };
@@ -254,11 +255,12 @@ static __device__ inline void last_tokens(const struct few_job &job, struct few_
 
 /* --------------------------------------------------------------------------------------------------------- the kernel */
 
-static __device__ inline void shared_start(const struct few_job &job, int pairs, char *shared, struct few_shared *s)
+static __device__ inline void shared_start(const struct few_job &job, const struct part_of_mixer &own, int pairs, char *shared,
+                                           struct few_shared *s)
 {
     const struct decode_view &a = job.a;
     int thread = threadIdx.x;
-    shares_start(job, pairs, s);
+    shares_start(job, own, pairs, s);
     for (int i = thread; i < a.layers; i += ALL_THREADS) ((struct decode_layer *)(s + 1))[i] = a.layer[i];
     for (int i = job.at.input / 4 + thread; i < job.at.residual / 4; i += ALL_THREADS) ((unsigned *)shared)[i] = 0;
     if (thread < a.R) {
@@ -304,10 +306,10 @@ static __device__ inline void run_product(const struct few_job &job, const struc
     product<PAIRS, TILES>(
         job, s, ring, share, squares, shared_address(input.rows), (float2 *)(shared + job.at.part), thread,
         [&](int quad) {
-            if (kind != OUT) shift = shift_of(job, result(share, quad, lane), l);
+            if (kind != OUT) shift = shift_of(job, result(job, kind, share.first + quad, lane), l);
         },
         [&](int quad, float sum) {
-            const struct result n(share, quad, lane);
+            const struct result n(job, kind, share.first + quad, lane);
             float value = sum * scale_of<PAIRS>(s, n.r, by, kind == HEAD) + shift;
             if (kind == OUT)
                 send_residual(job, n, value, step);
@@ -335,7 +337,7 @@ static __global__ void __launch_bounds__(ALL_THREADS, 1) persistent_kernel(const
         history_start(history);
         phases_started();
     }
-    shared_start(job, PAIRS, shared, s);
+    shared_start(job, own, PAIRS, shared, s);
     meter.start();
     if (thread >= THREADS) { /* two threads load; of two warps, which wait by themselves */
         registers_give<LOADERS_REGISTERS>();
@@ -377,7 +379,7 @@ static struct few_layout layout_of(const struct decode_view *a, int blocks, int 
     at.input = at.fixed + whole((int64_t)sizeof(struct few_shared) + a->layers * (int64_t)sizeof(struct decode_layer));
     at.residual = at.input + 2 * pairs * stride;
     at.part = at.residual + a->R * a->d * (int)sizeof(float);
-    at.mixer = at.part + PART_BYTES;
+    at.mixer = at.part + PART_BYTES * cuts.tiles;
     at.mix = mixer_layout_of(units);
     at.u = at.mixer + whole(at.mix.total * (int64_t)sizeof(float));
     at.decay = at.u + units * UNIT * T * (int)sizeof(bf16);
@@ -405,7 +407,7 @@ static bool layout_fits(const struct cuda *c, const struct decode_view *a, struc
 static bool suits(const struct cuda *c, const struct decode_view *a)
 {
     if (a->R > MOST_STREAMS || a->R > c->multiprocessors || a->S != STATE) return false;
-    return (a->W + QUAD - 1) / QUAD >= c->multiprocessors && cuts_of(*a, pairs_of(a->R)).tiles > 0;
+    return a->E / QUAD >= c->multiprocessors && cuts_of(*a, pairs_of(a->R)).tiles > 0;
 }
 
 

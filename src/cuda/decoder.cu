@@ -4,7 +4,7 @@
 #include <math.h>
 
 /* Tokens between two looks at the clock of progress: the host waits for the chunk before the last. */
-enum { CHUNK = 32, ALIGN = 256, ALL_KINDS = (1 << STEP_KINDS) - 1 };
+enum { CHUNK = 64, ALIGN = 256, ALL_KINDS = (1 << STEP_KINDS) - 1 };
 
 /* A captured step, and what it was captured for. */
 struct decode_graph {
