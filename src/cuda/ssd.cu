@@ -61,7 +61,9 @@ static __global__ void fill_steps(struct ssd_shape n, const T *zxbcdt, const flo
             float high = (float)(sum[half] * log2e);
             steps.delta[at] = delta[half];
             steps.cs[at] = make_float2(high, (float)(sum[half] * log2e - (double)high));
-            steps.lead[at] = ssd_power((float)((sum[half] - before) * log2e));
+            float inner = (float)((sum[half] - before) * log2e);
+            steps.lead[at] = ssd_power(inner);
+            steps.inner[at] = inner;
             steps.weight[at] = delta[half] * ssd_power((float)((end - sum[half]) * log2e));
         }
         before = end;

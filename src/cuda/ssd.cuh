@@ -22,19 +22,19 @@ struct ssd_shape ssd_shape_of(const struct tensor *xbc, const struct tensor *zxb
 
 /*
  * Of every head and position, (B,H,padded): Δ; cs log₂e as a float and what that rounded off, for exact differences; the
- * decay since the end of the tile before; Δ times the decay to the end of the own tile.
+ * decay since the end of the tile before, and its log₂; Δ times the decay to the end of the own tile.
  */
 struct ssd_steps {
     float *delta;
     float2 *cs;
-    float *lead, *weight;
+    float *lead, *inner, *weight;
 };
 
 /* The steps of head number `head` of all pictures' heads. */
 static __device__ inline struct ssd_steps ssd_steps_of(const struct ssd_steps &all, int64_t head, int64_t padded)
 {
     int64_t at = head * padded;
-    return {all.delta + at, all.cs + at, all.lead + at, all.weight + at};
+    return {all.delta + at, all.cs + at, all.lead + at, all.inner + at, all.weight + at};
 }
 
 /* Fills the steps. */
@@ -66,6 +66,7 @@ static inline char *ssd_take_steps(char *at, const struct ssd_shape *n, struct s
     steps->delta = ssd_take<float>(&at, count);
     steps->cs = ssd_take<float2>(&at, count);
     steps->lead = ssd_take<float>(&at, count);
+    steps->inner = ssd_take<float>(&at, count);
     steps->weight = ssd_take<float>(&at, count);
     return at;
 }

@@ -294,30 +294,41 @@ template <typename T> static __global__ void cross_rows(struct backward a, const
 
 /* ----------------------------------------------------------------------------------------- dt and the parameters */
 
-/* dΔ = du·x + ddA A; ddt = dΔ σ(dt + bias); adds to a head's sums over a picture for its parameters. */
+/* dΔ = du·x + ddA A; returns ddt = dΔ σ(dt + bias), A < 0; adds to the head's sums. */
+static __device__ inline float step_gradient(float dt, float bias, float minus_A, float delta, float along, float dD, float ddA,
+                                             float (&sums)[3])
+{
+    float raw = dt + bias, slope = raw > 20.0f ? 1.0f : 1.0f / (1.0f + expf(-raw)), ddt = (along - ddA * minus_A) * slope;
+    sums[0] += ddA * delta;
+    sums[1] += ddt;
+    sums[2] += dD;
+    return ddt;
+}
+
 template <typename T>
 static __device__ inline void finish_step(const struct backward &a, const T *zxbcdt, T *dzxbcdt, int64_t t, float ddA,
                                           float (&sums)[3])
 {
     const struct ssd_shape &n = a.n;
     int64_t h = blockIdx.x, b = blockIdx.y, head = (b * n.H + h) * n.padded, at = (b * n.T + t) * n.W + n.W - n.H + h;
-    float raw = value(zxbcdt[at]) + a.dt_bias[h], slope = raw > 20.0f ? 1.0f : 1.0f / (1.0f + expf(-raw));
-    float ddt = (a.along[head + t] - ddA * expf(a.A_log[h])) * slope;
-    sums[0] += ddA * a.steps.delta[head + t];
-    sums[1] += ddt;
-    sums[2] += a.dD[head + t];
+    float ddt = step_gradient(value(zxbcdt[at]), a.dt_bias[h], expf(a.A_log[h]), a.steps.delta[head + t], a.along[head + t],
+                              a.dD[head + t], ddA, sums);
     if (dzxbcdt) put(dzxbcdt + at, (a.dt_fresh ? 0.0f : value(dzxbcdt[at])) + ddt);
 }
 
-static __device__ inline void finish_head(const struct backward &a, float (&sums)[3], float (&shared)[3][WARP])
+/* A head's sums to where those over pictures are made. */
+static __device__ inline void write_head(const struct backward &a, int64_t b, int64_t h, const float (&sums)[3])
 {
-    int64_t h = blockIdx.x, b = blockIdx.y;
-    block_sum(sums, shared);
-    if (threadIdx.x > 0) return;
     float *to = a.parameters + b * 3 * a.n.H + h;
     to[0] = -expf(a.A_log[h]) * sums[0];
     to[a.n.H] = sums[1];
     to[2 * a.n.H] = sums[2];
+}
+
+static __device__ inline void finish_head(const struct backward &a, float (&sums)[3], float (&shared)[3][WARP])
+{
+    block_sum(sums, shared);
+    if (threadIdx.x == 0) write_head(a, blockIdx.y, blockIdx.x, sums);
 }
 
 /* A block takes a head of a picture. */
@@ -330,19 +341,7 @@ template <typename T> static __global__ void finish_steps(struct backward a, con
     finish_head(a, sums, shared);
 }
 
-/* The sum of x over the lanes from this one on. */
-static __device__ inline float sum_from(float x)
-{
-    int lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int gap = 1; gap < WARP; gap *= 2) {
-        float higher = __shfl_down_sync(0xffffffffu, x, gap);
-        if (lane + gap < WARP) x += higher;
-    }
-    return x;
-}
-
-/* Over the lanes up to this one. */
+/* The sum of x over the lanes up to this one; see sum_from. */
 static __device__ inline float sum_to(float x)
 {
     int lane = threadIdx.x % WARP;
@@ -364,7 +363,7 @@ static __global__ void __launch_bounds__(TILE_THREADS) cross_sums(struct backwar
     const float *rows = a.rows + head * n.tiles * n.padded, *columns = a.columns + head * n.tiles * n.padded;
     float sums[3] = {0, 0, 0};
     for (int64_t tile = threadIdx.x / WARP; tile < n.tiles; tile += TILE_THREADS / WARP) {
-        int64_t t = tile * TILE + lane * 2, columns_end = a.summed && tile + 2 < n.tiles ? tile + 2 : n.tiles;
+        int64_t t = tile * TILE + lane * 2;
         float2 inner = *reinterpret_cast<const float2 *>(columns + tile * n.padded + t); /* pairs inside the tile */
         float2 later = make_float2(0, 0), earlier = make_float2(0, 0); /* row l = t before the tile; column s = t after it */
         float across = 0;                                              /* from before to after */
@@ -372,7 +371,7 @@ static __global__ void __launch_bounds__(TILE_THREADS) cross_sums(struct backwar
             float2 row = *reinterpret_cast<const float2 *>(rows + j * n.padded + t);
             later.x += row.x, later.y += row.y;
         }
-        for (int64_t i = tile + 1; i < columns_end; i++) {
+        for (int64_t i = tile + 1; i < n.tiles; i++) {
             float2 column = *reinterpret_cast<const float2 *>(columns + i * n.padded + t);
             earlier.x += column.x, earlier.y += column.y;
         }
@@ -391,6 +390,79 @@ static __global__ void __launch_bounds__(TILE_THREADS) cross_sums(struct backwar
         if (t + 1 < n.T) finish_step<T>(a, zxbcdt, dzxbcdt, t + 1, second, sums);
     }
     finish_head(a, sums, shared);
+}
+
+enum { SUMS_HEADS = 8, SUMS_LD = SUMS_HEADS + 1, SUMS_THREADS = SUMS_HEADS * WARP };
+
+/*
+ * The same after ssd_columns: a warp takes a head, a lane two neighbours of each tile. Heads that stand side by side in memory
+ * share a block: dt and ddt pass through shared memory, so that both are read and written in whole rows of them.
+ */
+template <typename T>
+static __global__ void __launch_bounds__(SUMS_THREADS) column_sums(struct backward a, const T *zxbcdt, T *dzxbcdt)
+{
+    __shared__ float dt[COLUMN_TILES * TILE][SUMS_LD];
+    const struct ssd_shape &n = a.n;
+    int first = blockIdx.x * SUMS_HEADS, b = blockIdx.y, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, h = first + warp;
+    int column = threadIdx.x % SUMS_HEADS, row = threadIdx.x / SUMS_HEADS, tiles = (int)n.tiles;
+    int64_t place = (b * n.T + row) * n.W + n.W - n.H + first + column, step = SUMS_THREADS / SUMS_HEADS;
+#pragma unroll
+    for (int k = 0; k < COLUMN_TILES * TILE / (SUMS_THREADS / SUMS_HEADS); k++) {
+        bool exists = row + k * step < n.T && first + column < n.H;
+        dt[row + k * step][column] = exists ? value(zxbcdt[place + k * step * n.W]) : 0.0f;
+    }
+    __syncthreads();
+    if (h < n.H) {
+        int64_t head = (b * n.H + h) * n.padded, at = head * n.tiles;
+        const float2 none = make_float2(0, 0);
+        float2 rows[COLUMN_TILES][COLUMN_TILES];
+        float sums[3] = {0, 0, 0}, minus_A = expf(a.A_log[h]), bias = a.dt_bias[h];
+#pragma unroll
+        for (int i = 1; i < COLUMN_TILES; i++)
+#pragma unroll
+            for (int j = 0; j < i; j++)
+                rows[i][j] =
+                    i < tiles ? *reinterpret_cast<const float2 *>(a.rows + at + j * n.padded + i * TILE + lane * 2) : none;
+#pragma unroll
+        for (int tile = 0; tile < COLUMN_TILES; tile++) {
+            if (tile >= tiles) break;
+            int t = tile * TILE + lane * 2;
+            const float *columns = a.columns + at + tile * n.padded + t;
+            float2 inner = *reinterpret_cast<const float2 *>(columns),
+                   later = none; /* pairs inside the tile; row l = t before it */
+            float2 earlier = tile + 1 < tiles ? *reinterpret_cast<const float2 *>(columns + n.padded) : none; /* column s = t */
+            float2 delta = *reinterpret_cast<const float2 *>(a.steps.delta + head + t);
+            float2 along = *reinterpret_cast<const float2 *>(a.along + head + t);
+            float2 dD = *reinterpret_cast<const float2 *>(a.dD + head + t);
+            float across = 0; /* from before to after */
+#pragma unroll
+            for (int j = 0; j < tile; j++) {
+                later.x += rows[tile][j].x, later.y += rows[tile][j].y;
+#pragma unroll
+                for (int i = tile + 1; i < COLUMN_TILES; i++) across += rows[i][j].x + rows[i][j].y;
+            }
+            if (tile > 0 && tile + 1 < COLUMN_TILES) across = warp_sum(across);
+            float from = sum_from(later.x + later.y), to = sum_to(earlier.x + earlier.y);
+            float above = __shfl_down_sync(0xffffffffu, from, 1), below = __shfl_up_sync(0xffffffffu, to, 1);
+            if (lane == WARP - 1) above = 0;
+            if (lane == 0) below = 0;
+            float ddA[2] = {inner.x + across + from + below, inner.y + across + (later.y + above) + (below + earlier.x)};
+            if (t < n.T) dt[t][warp] = step_gradient(dt[t][warp], bias, minus_A, delta.x, along.x, dD.x, ddA[0], sums);
+            if (t + 1 < n.T)
+                dt[t + 1][warp] = step_gradient(dt[t + 1][warp], bias, minus_A, delta.y, along.y, dD.y, ddA[1], sums);
+        }
+#pragma unroll
+        for (int k = 0; k < 3; k++) sums[k] = warp_sum(sums[k]);
+        if (lane == 0) write_head(a, b, h, sums);
+    }
+    if (!dzxbcdt) return;
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < COLUMN_TILES * TILE / (SUMS_THREADS / SUMS_HEADS); k++) {
+        if (row + k * step >= n.T || first + column >= n.H) continue;
+        T *to = dzxbcdt + place + k * step * n.W;
+        put(to, (a.dt_fresh ? 0.0f : value(*to)) + dt[row + k * step][column]);
+    }
 }
 
 /* -------------------------------------------------------------------------------------------------------- the op */
@@ -443,8 +515,13 @@ static aim_status backward_tiles(struct backend *be, const struct backward *a, c
     if (a->pairs) gather_pairs<<<dim3((unsigned)n->T, (unsigned)n->B), TILE_THREADS, 0, stream>>>(*a, (bf16 *)a->dproducts);
     by_type(zxbcdt, [&](auto zero) {
         using T = decltype(zero);
-        cross_sums<T>
-            <<<dim3((unsigned)n->H, (unsigned)n->B), TILE_THREADS, 0, stream>>>(*a, data_of<T>(zxbcdt), data_of<T>(dzxbcdt));
+        const T *in = data_of<T>(zxbcdt);
+        T *out = data_of<T>(dzxbcdt);
+        if (a->summed)
+            column_sums<T>
+                <<<dim3((unsigned)divide_up(n->H, SUMS_HEADS), (unsigned)n->B), SUMS_THREADS, 0, stream>>>(*a, in, out);
+        else
+            cross_sums<T><<<dim3((unsigned)n->H, (unsigned)n->B), TILE_THREADS, 0, stream>>>(*a, in, out);
     });
     return cuda_launched(be, "ssd_backward");
 }

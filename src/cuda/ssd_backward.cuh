@@ -6,7 +6,8 @@
  *     ddA_t = Σ_{l>=t, s<t} W_ls, summed directly: no difference of large sums
  *
  * A pair of tiles (tile i of l, tile j of s) leaves, per head, what ddA needs: for i > j the sums of W over each row and over
- * each column; for i = j, the sums over pairs that cross t. cross_sums adds them up. Everything is added up in a fixed order.
+ * each column; for i = j, the sums over pairs that cross t. cross_sums, or column_sums, adds them up. Everything is added up in
+ * a fixed order.
  */
 #ifndef AIM_CUDA_SSD_BACKWARD_CUH
 #define AIM_CUDA_SSD_BACKWARD_CUH
@@ -36,6 +37,18 @@ bool ssd_columns_fit(const struct backend *be, const struct ssd_shape *n);
 void ssd_columns_deal(const struct backend *be, struct backward *a);
 /* du: dx and its sums; rows and columns; dproducts, or, of more than one group, pairs. */
 aim_status ssd_columns(struct backend *be, const struct backward *a, const bf16 *xbc, const bf16 *dy, bf16 *dxbc);
+
+/* The sum of x over the lanes from this one on. */
+static __device__ inline float sum_from(float x)
+{
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int gap = 1; gap < WARP; gap *= 2) {
+        float higher = __shfl_down_sync(0xffffffffu, x, gap);
+        if (lane + gap < WARP) x += higher;
+    }
+    return x;
+}
 
 /* acc = dY xᵀ: a warp's 16 rows l, all 64 columns s */
 static __device__ inline void pair_dots(const bf16 (*up)[TILE_LD], const bf16 (*x)[TILE_LD], float (&acc)[8][4])

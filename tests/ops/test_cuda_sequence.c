@@ -337,6 +337,7 @@ TEST(ssd_tiles)
     check_ssd(g, type, (struct mixer){1, 100, 5, 16}, -3, false);
     check_ssd(g, type, (struct mixer){2, 190, 3, 16}, 1, true);
     check_ssd(g, type, (struct mixer){1, 192, 7, 64}, -3, true);
+    check_ssd(g, type, (struct mixer){64, 200, 9, 16}, -3, true); /* a block has several heads */
 }
 
 /* --------------------------------------------------------------------------------------------- loss, optimizer */
