@@ -2,6 +2,7 @@
 #include "cuda/ssd.cuh"
 
 #include "cuda/dense.cuh"
+#include "cuda/tile_product.cuh"
 
 struct ssd_shape ssd_shape_of(const struct tensor *xbc, const struct tensor *zxbcdt, const struct tensor *y)
 {
@@ -153,21 +154,28 @@ static __global__ void forward_rows(struct ssd_shape n, struct ssd_steps steps, 
 /* ------------------------------------------------------------------------------------- forward, by whole heads
  *
  * Where a sequence has few tiles, a block keeps C·B of its picture in shared memory for all its heads. Four warps, a team,
- * take a head at a time: x is read once, and y takes its place there, the last tile first.
+ * take a head at a time, tile by tile. Before the own tile the decay is of rank one, and all is products of tiles: with X = x
+ * times Δ and the decay to the end of its tile, which takes the place of x once a tile is done,
+ *
+ *     y_i = (decays since the end of tile i-1) Σ_{j<i} (decay from the end of tile j to there) CB_ij X_j + M_ii x_i + D x_i.
  */
 
 enum { HEAD_TILES = 4, HEAD_PAIRS = HEAD_TILES * (HEAD_TILES + 1) / 2, MOST_TEAMS = 3 };
 
-/* Of a team's head. */
-struct alignas(16) head_room {
-    bf16 x[HEAD_TILES][TILE][TILE_LD];
-    float2 cs[HEAD_TILES][TILE];
-    float lead[HEAD_TILES][TILE], weight[HEAD_TILES][TILE], delta[HEAD_TILES][TILE];
+struct head_steps {
+    float lead[HEAD_TILES][TILE], weight[HEAD_TILES][TILE], delta[HEAD_TILES][TILE], inner[HEAD_TILES][TILE];
+};
+
+/* Of a team. */
+struct alignas(1024) head_room {
+    struct square x[HEAD_TILES];
+    struct square y;            /* of a tile, on its way to memory */
+    struct head_steps steps[2]; /* of this head and the next one */
 };
 
 /* What a block has: C·B of tiles (i,j), number i (i + 1) / 2 + j; then rooms of the teams. */
-struct alignas(16) heads_room {
-    bf16 products[HEAD_PAIRS][TILE][TILE_LD];
+struct alignas(1024) heads_room {
+    struct square products[HEAD_PAIRS];
     struct head_room teams[MOST_TEAMS];
 };
 
@@ -177,56 +185,141 @@ static __device__ inline void team_sync()
 }
 
 /* Starts copying the steps of a head. */
-static __device__ inline void steps_start(const struct ssd_shape &n, const struct ssd_steps &steps, struct head_room &room)
+static __device__ inline void steps_start(const struct ssd_shape &n, const struct ssd_steps &steps, struct head_steps &to)
 {
-    int thread = threadIdx.x % TILE_THREADS, four = thread * 4, two = thread * 2;
-    if (two < n.padded) copy_start(&room.cs[0][0] + two, steps.cs + two, true);
+    int four = threadIdx.x % TILE_THREADS * 4;
     if (four >= n.padded) return;
-    copy_start(&room.lead[0][0] + four, steps.lead + four, true);
-    copy_start(&room.weight[0][0] + four, steps.weight + four, true);
-    copy_start(&room.delta[0][0] + four, steps.delta + four, true);
+    copy_start(&to.lead[0][0] + four, steps.lead + four, true);
+    copy_start(&to.weight[0][0] + four, steps.weight + four, true);
+    copy_start(&to.delta[0][0] + four, steps.delta + four, true);
+    copy_start(&to.inner[0][0] + four, steps.inner + four, true);
 }
 
-/* y += the part of tile i that comes from tile j; j < i: without the rows' part of the decay. */
-template <bool DIAGONAL>
-static __device__ inline void mix_tile(const struct head_room &room, const bf16 (*products)[TILE_LD], int i, int j,
-                                       float (&acc)[8][4])
+/* Starts copying tile i of x, a group of its own; x: the thread's place in tile 0 of the head. */
+static __device__ inline void x_start(const struct ssd_shape &n, const bf16 *x, int i, struct head_room &room)
 {
-    int warp = tile_warp(), lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4, matrix = lane / 8;
-    float gap = DIAGONAL ? 1.0f : ssd_decay(room.cs[i - 1][TILE - 1], room.cs[j][TILE - 1]);
-    const float *factors = DIAGONAL ? room.delta[j] : room.weight[j];
+    square_start(room.x[i], x + i * TILE * n.C, n.C, n.T - i * TILE);
+    copy_commit();
+}
+
+/* Until at most `later` tiles of x are under way; then X of the tile before is there as well. */
+static __device__ inline void x_wait(int later)
+{
+    if (later == 0)
+        copy_wait<0>();
+    else if (later == 1)
+        copy_wait<1>();
+    else if (later == 2)
+        copy_wait<2>();
+    else
+        copy_wait<HEAD_TILES - 1>();
+    tile_publish();
+    team_sync();
+}
+
+/* m = M of a tile with itself: a warp's rows l, 16 columns s a step. */
+static __device__ inline void diagonal_weights(const struct square &products, const float *delta, const float *inner,
+                                               uint32_t (&m)[STEPS][4])
+{
+    int warp = tile_warp(), lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
+    const float to[2] = {inner[warp * 16 + g], inner[warp * 16 + g + 8]};
 #pragma unroll
-    for (int step = 0; step < TILE / 16; step++) {
-        if (DIAGONAL && step > warp) continue; /* all of it beyond the diagonal */
-        uint32_t m[4];
-        load_matrices(m, &products[warp * 16 + (matrix & 1) * 8 + lane % 8][step * 16 + (matrix >> 1) * 8]);
+    for (int step = 0; step < STEPS; step++) {
+        if (step > warp) { /* all of it beyond the diagonal */
+            m[step][0] = m[step][1] = m[step][2] = m[step][3] = 0;
+            continue;
+        }
+        square_fragment(m[step], products, warp * 16, step);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int s = step * 16 + half * 8 + q * 2;
-            float2 factor = *reinterpret_cast<const float2 *>(factors + s);
+            float2 factor = *reinterpret_cast<const float2 *>(delta + s), from = *reinterpret_cast<const float2 *>(inner + s);
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                int l = warp * 16 + r * 8 + g;
-                float2 weight = floats_of(m[half * 2 + r]);
-                if (DIAGONAL) {
-                    float2 own = room.cs[i][l];
-                    weight.x = s <= l ? weight.x * (factor.x * ssd_decay(own, room.cs[i][s])) : 0.0f;
-                    weight.y = s + 1 <= l ? weight.y * (factor.y * ssd_decay(own, room.cs[i][s + 1])) : 0.0f;
-                } else {
-                    weight.x *= factor.x * gap;
-                    weight.y *= factor.y * gap;
-                }
-                m[half * 2 + r] = pair_of(weight.x, weight.y);
+                int beyond = s - (warp * 16 + r * 8 + g);
+                float2 weight = floats_of(m[step][half * 2 + r]);
+                weight.x *= factor.x * ssd_power(to[r] - from.x), weight.y *= factor.y * ssd_power(to[r] - from.y);
+                m[step][half * 2 + r] = pair_of(beyond <= 0 ? weight.x : 0.0f, beyond + 1 <= 0 ? weight.y : 0.0f);
             }
         }
-        const bf16 *base = &room.x[j][step * 16 + (matrix & 1) * 8 + lane % 8][(matrix >> 1) * 8];
+    }
+}
+
+/* A warp's rows times scale[0] and scale[1]. */
+static __device__ inline void scale_rows(float (&acc)[FRAGMENTS][4], float even, float odd)
+{
 #pragma unroll
-        for (int k = 0; k < 8; k += 2) {
-            uint32_t x[4];
-            load_matrices_transposed(x, base + k * 8);
-            mma(acc[k], m, x[0], x[1]);
-            mma(acc[k + 1], m, x[2], x[3]);
+    for (int k = 0; k < FRAGMENTS; k++) acc[k][0] *= even, acc[k][1] *= even, acc[k][2] *= odd, acc[k][3] *= odd;
+}
+
+/*
+ * acc = tile i of y, without D x; FIRST: i = 0. products: C·B of tiles (i,0) .. (i,i). `done` follows the tiles before i, once
+ * the whole team is done with them.
+ */
+template <bool FIRST, typename F>
+static __device__ inline void mix_tile(const struct head_room &room, const struct head_steps &steps,
+                                       const struct square *products, int i, float (&acc)[FRAGMENTS][4], F done)
+{
+    int row = tile_warp() * 16 + threadIdx.x % WARP / 4;
+    uint32_t m[STEPS][4];
+    if (!FIRST) {
+        tile_begin();
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) tile_product<false, false>(acc, products[0], room.x[0], step, step > 0);
+        tile_commit();
+    }
+    diagonal_weights(products[i], steps.delta[i], steps.inner[i], m);
+    if (!FIRST) {
+        tile_wait<0>();
+        tile_changed(acc);
+#pragma unroll 1
+        for (int j = 1; j < i; j++) {
+            float gap = steps.lead[j][TILE - 1];
+            scale_rows(acc, gap, gap);
+            tile_begin();
+#pragma unroll
+            for (int step = 0; step < STEPS; step++) tile_product<false, false>(acc, products[j], room.x[j], step, true);
+            tile_commit();
+            tile_wait<0>();
+            tile_changed(acc);
         }
+        scale_rows(acc, steps.lead[i][row], steps.lead[i][row + 8]);
+        done();
+    }
+    tile_begin();
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) tile_product<false>(acc, m[step], room.x[i], step, !FIRST || step > 0);
+    tile_commit();
+    tile_wait<0>();
+    tile_changed(acc);
+    tile_used(m);
+}
+
+/* y = acc + D x, a warp's own rows, to shared memory. */
+static __device__ inline void add_direct(const struct square &x, float D, const float (&acc)[FRAGMENTS][4], struct square &y)
+{
+    int lane = threadIdx.x % WARP, row = tile_warp() * 16 + lane / 4, q = lane % 4;
+#pragma unroll
+    for (int k = 0; k < FRAGMENTS; k++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            int at = square_at(row + r * 8, k) + q * 2;
+            float2 own = floats_of(*reinterpret_cast<const uint32_t *>(&x.v[at]));
+            *reinterpret_cast<uint32_t *>(&y.v[at]) = pair_of(acc[k][2 * r] + D * own.x, acc[k][2 * r + 1] + D * own.y);
+        }
+}
+
+/* A warp's own rows of a tile of `rows` positions from there to memory; to: the tile's first value. */
+static __device__ inline void write_square(const struct square &y, int64_t rows, int64_t ld, bf16 *to)
+{
+    int lane = threadIdx.x % WARP, first = tile_warp() * 16 + lane / 8, piece = lane % 8;
+    __syncwarp();
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        int row = first + k * 4;
+        if (row < rows)
+            *reinterpret_cast<uint4 *>(to + row * ld + piece * 8) =
+                *reinterpret_cast<const uint4 *>(&y.v[square_at(row, piece)]);
     }
 }
 
@@ -235,52 +328,54 @@ static __global__ void __launch_bounds__(MOST_TEAMS *TILE_THREADS, 1)
     forward_heads(struct ssd_shape n, struct ssd_steps steps, const bf16 *products, const bf16 *xbc, const float *D, bf16 *y,
                   int64_t per_group)
 {
-    extern __shared__ __align__(16) char shared[];
+    extern __shared__ __align__(1024) char shared[];
     struct heads_room &block = *reinterpret_cast<struct heads_room *>(shared);
-    int team = threadIdx.x / TILE_THREADS, teams = blockDim.x / TILE_THREADS, tiles = (int)n.tiles;
-    int lane = threadIdx.x % WARP, g = lane / 4;
+    int thread = threadIdx.x % TILE_THREADS, team = threadIdx.x / TILE_THREADS, teams = blockDim.x / TILE_THREADS;
     struct head_room &room = block.teams[team];
     int64_t b = blockIdx.x, first = blockIdx.y * per_group, last = first + per_group < n.H ? first + per_group : n.H;
-    const bf16 *of_picture = products + b * n.padded * n.padded, *x = xbc + b * n.T * n.C;
+    int64_t h = first + team;
+    const bf16 *of_picture = products + b * n.padded * n.padded + thread / 8 * n.padded + thread % 8 * 8;
+    const bf16 *x = xbc + (b * n.T + thread / 8) * n.C + h * HEADDIM + thread % 8 * 8;
+    int tiles = (int)n.tiles, turn = 0;
     for (int i = 0, number = 0; i < tiles; i++)
         for (int j = 0; j <= i; j++, number++)
             if (number % teams == team)
-                ssd_tile_start(block.products[number], of_picture + i * TILE * n.padded + j * TILE, n.padded, n.T - i * TILE);
-    int64_t h = first + team;
+                square_start(block.products[number], of_picture + i * TILE * n.padded + j * TILE, n.padded, TILE);
     if (h < last) {
-        for (int i = 0; i < tiles; i++) ssd_tile_start(room.x[i], x + i * TILE * n.C + h * HEADDIM, n.C, n.T - i * TILE);
-        steps_start(n, ssd_steps_of(steps, b * n.H + h, n.padded), room);
+        steps_start(n, ssd_steps_of(steps, b * n.H + h, n.padded), room.steps[0]);
+        for (int i = 0; i < tiles; i++) x_start(n, x, i, room);
     }
     copy_commit();
     copy_wait<0>();
+    tile_publish();
     __syncthreads();
-    for (; h < last; h += teams) {
-        int64_t next = h + teams;
-        const bf16 *next_x = x + next * HEADDIM;
-        for (int i = tiles - 1; i >= 0; i--) {
-            float acc[8][4];
-#pragma unroll
-            for (int k = 0; k < 8; k++) acc[k][0] = acc[k][1] = acc[k][2] = acc[k][3] = 0;
-            for (int j = 0; j < i; j++) mix_tile<false>(room, block.products[i * (i + 1) / 2 + j], i, j, acc);
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                float part = room.lead[i][tile_warp() * 16 + r * 8 + g];
-#pragma unroll
-                for (int k = 0; k < 8; k++) acc[k][2 * r] *= part, acc[k][2 * r + 1] *= part;
-            }
-            mix_tile<true>(room, block.products[i * (i + 1) / 2 + i], i, i, acc);
-            team_sync(); /* everyone is done with x of this tile, and with y of the one after it */
-            if (next < last && i + 1 < tiles)
-                ssd_tile_start(room.x[i + 1], next_x + (i + 1) * TILE * n.C, n.C, n.T - (i + 1) * TILE);
-            write_tile(n, room.x[i], i, D[h], acc, y + b * n.T * n.E + h * HEADDIM);
+    for (; h < last; h += teams, turn ^= 1) {
+        const struct head_steps &own = room.steps[turn];
+        bool more = h + teams < last;
+        float acc[FRAGMENTS][4], direct = D[h];
+        bf16 *to = y + b * n.T * n.E + h * HEADDIM;
+        x += teams * HEADDIM;
+        for (int i = 0; i < tiles; i++, to += TILE * n.E) {
+            bool ends = i + 1 == tiles;
+            const struct square *of_tile = &block.products[i * (i + 1) / 2];
+            x_wait(tiles - 1 - i);
+            if (ends && more) steps_start(n, ssd_steps_of(steps, b * n.H + h + teams, n.padded), room.steps[turn ^ 1]);
+            if (i == 0)
+                mix_tile<true>(room, own, of_tile, i, acc, [] {});
+            else
+                mix_tile<false>(room, own, of_tile, i, acc, [&] {
+                    if (!ends || !more) return;
+                    team_sync();
+                    for (int k = 0; k < i; k++) x_start(n, x, k, room);
+                });
+            add_direct(room.x[i], direct, acc, room.y);
+            team_sync();
+            if (!ends)
+                scale_square(room.x[i], own.weight[i], 1, room.x[i]);
+            else if (more)
+                x_start(n, x, i, room);
+            write_square(room.y, n.T - i * TILE, n.E, to);
         }
-        if (next >= last) break;
-        team_sync();
-        ssd_tile_start(room.x[0], next_x, n.C, n.T);
-        steps_start(n, ssd_steps_of(steps, b * n.H + next, n.padded), room);
-        copy_commit();
-        copy_wait<0>();
-        team_sync();
     }
 }
 
