@@ -167,7 +167,7 @@ struct decode_products {
 aim_status decode_graph_step(struct backend *be, const struct decode_view *a, bool is_bf16, const struct decode_products *p,
                              const struct decode_layer *layers, unsigned kinds, cudaStream_t stream);
 
-/* Whether the persistent kernel has room for this many streams; then it runs positions from .. to-1. */
+/* Whether the persistent kernel does for the view's streams and sizes on this GPU; then it runs positions from .. to-1. */
 bool decode_persistent_fits(const struct cuda *c, const struct decode_view *a, bool is_bf16);
 int64_t decode_persistent_bytes(const struct decode_view *a, bool is_bf16, int64_t streams); /* of a->few */
 aim_status decode_persistent_run(struct backend *be, const struct decode_view *a, int from, int to);

@@ -15,19 +15,20 @@ enum {
     WARPS = 16, /* that compute; of four more, two load */
     THREADS = 32 * WARPS,
     ALL_THREADS = THREADS + 128,
-    REGISTERS = 112, LOADERS_REGISTERS = 24, /* of a thread: the loaders give theirs to those who compute */
+    REGISTERS = 112, /* of a thread that computes; loaders give theirs away */
+    LOADERS_REGISTERS = 24,
     MOST_STREAMS = 8,
-    QUAD = 4,           /* rows of a matrix */
-    TILE = 64,          /* columns of a matrix */
+    QUAD = 4,  /* rows of a matrix */
+    TILE = 64, /* columns of a matrix */
     TILE_BYTES = QUAD * TILE * 2,
-    MOST_TILES = 4,     /* of a quad, that one warp takes; the least is one fewer */
-    PART_BYTES = 6144,  /* partial sums of the products, times the tiles of a quad that a warp takes */
-    STATE = 128,        /* S, as in all published models */
-    UNIT = 8,           /* channels: 8 columns of the tensor cores */
-    UNITS = 8,          /* that a warp takes at once */
-    ROWS = 16,          /* tokens of the history that a warp takes at once: 16 rows of the tensor cores */
-    PACKED = 6,         /* values of v in a packet */
-    GROUP = 24,         /* channels whose v one warp sends: whole packets */
+    MOST_TILES = 4,    /* of a quad, that one warp takes; the least is one fewer */
+    PART_BYTES = 6144, /* partial sums of the products, times the tiles of a quad that a warp takes */
+    STATE = 128,       /* S, as in all published models */
+    UNIT = 8,          /* channels: 8 columns of the tensor cores */
+    UNITS = 8,         /* that a warp takes at once */
+    ROWS = 16,         /* tokens of the history that a warp takes at once: 16 rows of the tensor cores */
+    PACKED = 6,        /* values of v in a packet */
+    GROUP = 24,        /* channels whose v one warp sends: whole packets */
 };
 
 /* ------------------------------------------------------------------------------------------------------ who owns what */
@@ -94,9 +95,9 @@ enum product_kind { IN, OUT, HEAD, PRODUCT_KINDS };
  * one, `tiles` tiles for each, so that all warps together take a turn of WARPS / 2^k_bits quads.
  */
 struct cut {
-    int quads;  /* of the matrix */
+    int quads; /* of the matrix */
     int k_bits;
-    int pass;   /* quads of a block whose partial sums fit in the space for them: whole turns */
+    int pass; /* quads of a block whose partial sums fit in the space for them: whole turns */
 };
 
 struct cuts {
@@ -154,19 +155,19 @@ static __host__ __device__ inline int pairs_of(int R)
 
 /* Words and packets are of step t·layers + l + 1 of what layer l computes; tokens of step t + 1. */
 struct few_memory {
-    unsigned *arrived;  /* blocks that are done with a token's logits */
-    word *token;        /* (pictures) */
-    word *zxbcdt;       /* (R,W) */
-    uint4 *v, *h;       /* packets: (R, v_pitch) of 6 bf16, those of a team's blocks in turn; (R, d/4) of 4 numbers of 24 bits */
+    unsigned *arrived; /* blocks that are done with a token's logits */
+    word *token;       /* (pictures) */
+    word *zxbcdt;      /* (R,W) */
+    uint4 *v, *h;      /* packets: (R, v_pitch) of 6 bf16, those of a team's blocks in turn; (R, d/4) of 4 numbers of 24 bits */
     int v_pitch;
-    char *weights;      /* (layers, in_proj and out_proj), words: tiles (decode_few_tables.cuh) */
-    float4 *norms;      /* (layers+1, R, d/4, 2): gates of the layer before, factors of this one */
-    float *shifted;     /* (layers,R,W), (R,V): the matrix times the norm's shift */
-    word *scores;       /* (R,T): C·B of the tokens so far */
-    float *ring;        /* (layers,R,RING,C): inputs of the convolution, token t in place t mod RING */
-    bf16 *u, *b;        /* (layers,R,E,T) in tiles (decode_few_mix.cuh), (layers,R,T,S) */
-    float *decay;       /* (layers,R,E/UNIT,T) in tiles: a_{s+1} ... a_t, once for each unit */
-    int T;              /* of the history: whole ROWS */
+    char *weights;                 /* (layers, in_proj and out_proj), words: tiles (decode_few_tables.cuh) */
+    float4 *norms;                 /* (layers+1, R, d/4, 2): gates of the layer before, factors of this one */
+    float *shifted;                /* (layers,R,W), (R,V): the matrix times the norm's shift */
+    word *scores;                  /* (R,T): C·B of the tokens so far */
+    float *ring;                   /* (layers,R,RING,C): inputs of the convolution, token t in place t mod RING */
+    bf16 *u, *b;                   /* (layers,R,E,T) in tiles (decode_few_mix.cuh), (layers,R,T,S) */
+    float *decay;                  /* (layers,R,E/UNIT,T) in tiles: a_{s+1} ... a_t, once for each unit */
+    int T;                         /* of the history: whole ROWS */
     int64_t in_bytes, layer_bytes; /* of packed weights */
     int64_t words, bytes;          /* that must start as zeros; altogether */
 };
@@ -255,7 +256,7 @@ static __device__ inline void block_sync(void)
 
 /* Where things lie behind the weights' ring, in bytes. While a token is drawn, nothing from `input` on is in use. */
 struct few_layout {
-    int depth; /* stages of the ring */
+    int depth;                                                                           /* stages of the ring */
     int barriers, fixed, input, residual, part, mixer, u, decay, sampler, logits, total; /* logits: 0 when there is no room */
     struct mixer_layout mix;
 };

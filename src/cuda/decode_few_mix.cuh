@@ -203,8 +203,7 @@ static __device__ inline void tell_scores(const struct few_job &job, const struc
             if (first >= own.blocks * ROWS) keys.load(b + first * STATE, lane);
             float score = keys.dot(query, t - first, lane);
             if (lane % 4 == 0) word_store(job.m.scores + own.stream * job.m.T + first + lane / 4, __float_as_uint(score), step);
-            if (t - first < keys::COUNT)
-                *(uint2 *)(b + t * STATE + 4 * lane) = *(const uint2 *)(query + 2 * STATE + 4 * lane);
+            if (t - first < keys::COUNT) *(uint2 *)(b + t * STATE + 4 * lane) = *(const uint2 *)(query + 2 * STATE + 4 * lane);
         }
     }
 }
@@ -314,8 +313,7 @@ static __device__ inline void fade_history(const struct few_job &job, const stru
 
 /* Waits for what in_proj made of this token for the block's channels, and leaves in shared memory what follows from it. */
 static __device__ inline void mix_inputs(const struct few_job &job, const struct part_of_mixer &own,
-                                         const struct decode_layer &layer, int l, int t, unsigned step, float *work,
-                                         int thread)
+                                         const struct decode_layer &layer, int l, int t, unsigned step, float *work, int thread)
 {
     enum { FIRST = 32 * SCORE_WARPS, COUNT = 32 * (SCORER - SCORE_WARPS) };
     const struct decode_view &a = job.a;

@@ -39,7 +39,8 @@ static __device__ inline void shares_start(const struct few_job &job, const stru
 
 /* ---------------------------------------------------------------------------------------------------------- the ring */
 
-/* A block's ring. A stage holds a turn: of each warp, its tiles of a quad. The stages' barriers are pairs: full, and free again. */
+/* A block's ring. A stage holds a turn: of each warp, its tiles of a quad. The stages' barriers are pairs: full, and free
+ * again. */
 struct ring {
     unsigned stages, barriers; /* shared addresses */
     int at;                    /* the stage that is used, or filled, next */
@@ -121,8 +122,7 @@ static __device__ inline void put_squares(struct few_shared *s, struct squares s
  * Of the results, lane (g, q) has rows g and g+8 and columns 2q, 2q+1: what counts are the two streams of quarter q where the
  * row is of that quarter, too.
  */
-template <int PAIRS>
-static __device__ inline void put_sums(const float (&c)[PAIRS][4], float2 *part, int slots, int lane)
+template <int PAIRS> static __device__ inline void put_sums(const float (&c)[PAIRS][4], float2 *part, int slots, int lane)
 {
     int g = lane / 4, q = lane % 4;
     if (g / 4 != q % 2) return;
@@ -203,8 +203,7 @@ static __device__ inline void product(const struct few_job &job, struct few_shar
 #pragma unroll
             for (int i = 0; i < TILES; i++)
 #pragma unroll
-                for (int j = 0; j < PAIRS; j++)
-                    multiply_full(c[j], w[i].x, w[i].y, w[i].z, w[i].w, x[j][i].x, x[j][i].y);
+                for (int j = 0; j < PAIRS; j++) multiply_full(c[j], w[i].x, w[i].y, w[i].z, w[i].w, x[j][i].x, x[j][i].y);
             if (lane == 0) phase_arrive(barriers + 8);
             ring_next(job, g);
             if (quad < last) put_sums<PAIRS>(c, to, slots, lane);

@@ -22,7 +22,8 @@ static __device__ inline unsigned packed_pair(const bf16 *matrix, const float *b
     return *(const unsigned *)&pair;
 }
 
-/* Tiles of a matrix (N,K), of in_proj in the order of in_proj_row: (quads, tiles of a row, 32 lanes, 16 bytes): lane (g, q) as in decode_few_product.cuh. */
+/* Tiles of a matrix (N,K), of in_proj in the order of in_proj_row: (quads, tiles of a row, 32 lanes, 16 bytes): lane (g, q) as
+ * in decode_few_product.cuh. */
 static __device__ inline void pack_matrix(const bf16 *matrix, const float *by, int N, int K, const struct cuts &cuts, int kind,
                                           int E, char *packed)
 {
@@ -49,8 +50,7 @@ static __global__ void pack_kernel(const __grid_constant__ struct decode_view a,
     else if (blockIdx.y % 2 == 0)
         pack_matrix((const bf16 *)a.layer[l].in_proj, NULL, a.W, a.d, cuts, IN, a.E, to);
     else
-        pack_matrix((const bf16 *)a.layer[l].out_proj, a.layer[l].mixer_norm, a.d, a.E, cuts, OUT, a.E,
-                    to + m.in_bytes);
+        pack_matrix((const bf16 *)a.layer[l].out_proj, a.layer[l].mixer_norm, a.d, a.E, cuts, OUT, a.E, to + m.in_bytes);
 }
 
 /* The modulation of layer l for stream r, of the head when l = layers: (shift, scale, and gate of a layer). */

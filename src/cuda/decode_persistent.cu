@@ -1,11 +1,11 @@
 /*
- * Decoding for a few streams as one kernel that stays on every multiprocessor, in bf16. A layer is three exchanges
+ * Decoding for a few streams as one kernel that stays on every multiprocessor, in bf16. A layer is four exchanges
  * (exchange.cuh) between the blocks:
  *
- *     r += gate ⊙ h (every block, all streams), in_proj → z, x, B, C, dt | mix → v = y silu z | out_proj → h |
+ *     r += gate ⊙ h (every block, all streams), in_proj → z, x, B, C, dt | C·B → scores | mix → v = y silu z | out_proj → h |
  *
- * Such a network is small for a GPU: the weights of AiM-B pass in 70 us a token, and what takes longer is the 72 times that
- * every block waits for all others. So each exchange is one chain: a load that finds its words, as little as possible until
+ * Such a network is small for a GPU: the weights of AiM-B pass in 70 us a token, and what takes longer is the 96 times that
+ * blocks wait for others. So each exchange is one chain: a load that finds its words, as few instructions as possible until
  * the words it makes are stored; whatever does not depend on it is in registers, in shared memory or under way before. Neither
  * norm stands in the chain: products are linear, and the factor 1 / rms, summed up meanwhile, is applied to their results.
  * The residual never leaves the block.
@@ -274,8 +274,8 @@ static __device__ inline void shared_start(const struct few_job &job, const stru
  * all of them: the instructions of a layer must fit the cache of instructions. */
 template <int PAIRS, int TILES, typename Meter>
 static __device__ inline void run_product(const struct few_job &job, const struct part_of_mixer &own, struct few_shared *s,
-                                          struct ring *ring, struct history *history, char *shared, int index, int t, int thread,
-                                          Meter &meter)
+                                          struct ring *ring, struct history *history, char *shared, int index, int t,
+                                          int thread, Meter &meter)
 {
     const struct decode_view &a = job.a;
     int l = index / 2, lane = anew(thread) % 32;
@@ -409,7 +409,6 @@ static bool suits(const struct cuda *c, const struct decode_view *a)
     if (a->R > MOST_STREAMS || a->R > c->multiprocessors || a->S != STATE) return false;
     return a->E / QUAD >= c->multiprocessors && cuts_of(*a, pairs_of(a->R)).tiles > 0;
 }
-
 
 int64_t decode_persistent_bytes(const struct decode_view *a, bool is_bf16, int64_t streams)
 {

@@ -365,7 +365,8 @@ struct sample_place {
     double before, limit;
 };
 
-/* The first lane with before + upto > limit, else the last with anything; `own` is what each lane adds, `upto` the sum up to it. */
+/* The first lane with before + upto > limit, else the last with anything; `own` is what each lane adds, `upto` the sum up to
+ * it. */
 static __device__ inline struct sample_place sample_place_within(double own, double upto, double before, double limit)
 {
     unsigned possible = __ballot_sync(~0u, own > 0), hit = __ballot_sync(~0u, own > 0 && before + upto > limit);
@@ -442,7 +443,8 @@ static __device__ inline int sample_direct(struct sample_shared *s, const float 
     sample_sync(g);
     struct sample_place p = sample_warp_of(sample_of_warp(s->sum, g), uniform, g.lane);
     if (g.warp == p.at) {
-        struct sample_place of = sample_place_within(sum, upto, p.before, p.limit); /* the lane, whose values others look at, too */
+        struct sample_place of =
+            sample_place_within(sum, upto, p.before, p.limit); /* the lane, whose values others look at, too */
         float *own = (float *)s->count;
 #pragma unroll
         for (int i = 0; i < SAMPLE_OWN; i++)

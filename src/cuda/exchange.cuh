@@ -195,10 +195,10 @@ static __device__ inline void phase_expect(unsigned barrier, int bytes)
 /* Copies to shared memory, by an engine of its own: no other access to memory waits behind it. In multiples of 16 bytes. */
 static __device__ inline void bulk_copy(unsigned to, const void *from, int bytes, unsigned barrier, unsigned long long policy)
 {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-                     to),
-                 "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+        : "memory");
 }
 
 /* What this thread has written comes before the copies that are started once others know of it. */
