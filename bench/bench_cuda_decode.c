@@ -22,7 +22,7 @@
 
 enum { ROUNDS = 9, MOST_MARKS = 64, MOST_PICTURES = 64 };
 
-static const char *const kinds[METER_KINDS] = {"wait for the token", "wait for h", "norm",     "in_proj", "wait for z x B C dt",
+static const char *const kinds[METER_KINDS] = {"wait for the token", "wait for h", "norm",     "in_proj", "wait for scores",
                                                "convolution, mixer", "wait for v", "out_proj", "head",    "draw"};
 
 static struct {

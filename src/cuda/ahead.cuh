@@ -6,6 +6,7 @@
 #define AIM_CUDA_AHEAD_CUH
 
 #include "cuda/mma.cuh"
+#include "cuda/values.cuh"
 
 /* Starts a copy of V values, or zeros. A single bf16 is copied at once: hardware has no copy that short. */
 template <int V, typename T> static __device__ inline void ahead_start(memory_pack<T, V> &to, const T *from, bool wanted)

@@ -7,6 +7,7 @@
 
 #include "cuda/convolution.cuh"
 #include "cuda/mma.cuh"
+#include "cuda/values.cuh"
 
 enum {
     STRIP = 16, /* pixels: the rows of a tensor core's product */

@@ -10,6 +10,7 @@
 
 #include "cuda/decode.cuh"
 #include "cuda/exchange.cuh"
+#include "cuda/mma.cuh"
 
 enum {
     WARPS = 16, /* that compute; of four more, two load */

@@ -84,7 +84,7 @@ static __device__ inline void history_free(const struct history &h, int lane)
 static __device__ inline void load_history(const struct few_job &job, const struct part_of_mixer &own, struct history h,
                                            const char *shared)
 {
-    unsigned long long policy = policy_of_weights();
+    uint64_t policy = policy_once();
     unsigned u = shared_address(shared + job.at.u), decay = shared_address(shared + job.at.decay);
     for (int t = job.from; t < job.to; t++) {
         int tiles = (t + ROWS - 1) / ROWS, of_decay = tiles * own.units * ROWS * (int)sizeof(float);
@@ -138,8 +138,8 @@ struct keys {
             uint4 own = make_uint4(0, 0, 0, 0);
             if (g < 2) own = c[4 * i + q];
             sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0;
-            multiply_full(sum[i], row[i].x, 0, row[i].y, 0, own.x, own.y);
-            multiply_full(sum[i], row[i].z, 0, row[i].w, 0, own.z, own.w);
+            mma(sum[i], {row[i].x, 0, row[i].y, 0}, own.x, own.y);
+            mma(sum[i], {row[i].z, 0, row[i].w, 0}, own.z, own.w);
         }
 #pragma unroll
         for (int i = 0; i < STEPS; i++) both += sum[i][0] + sum[i][1];
@@ -279,7 +279,7 @@ static __device__ inline void sum_history(const struct few_job &job, const struc
                 if (j >= units) break;
                 float c[4] = {0, 0, 0, 0};
                 uint2 of = *(const uint2 *)(of_u + j * UNIT * ROWS);
-                multiply_full(c, a[0].x, a[1].x, a[0].y, a[1].y, of.x, of.y);
+                mma(c, {a[0].x, a[1].x, a[0].y, a[1].y}, of.x, of.y);
                 float x = c[j / 4 * 2], y = c[j / 4 * 2 + 1];
                 x += __shfl_xor_sync(~0u, x, 4);
                 y += __shfl_xor_sync(~0u, y, 4);

@@ -71,7 +71,7 @@ static __device__ inline void ring_start(const struct few_job &job, const struct
 /* The block's share of one product, from `from` on: turn after turn, as stages come free. */
 template <int TILES>
 static __device__ inline void load_share(const struct few_job &job, const struct share p, const char *from, struct ring *g,
-                                         unsigned long long policy)
+                                         uint64_t policy)
 {
     int quad = TILES * TILE_BYTES << p.k_bits;
     from += (int64_t)p.first * quad;
@@ -89,7 +89,7 @@ static __device__ inline void load_share(const struct few_job &job, const struct
 template <int TILES>
 static __device__ inline void load_weights(const struct few_job &job, const struct few_shared *s, struct ring g)
 {
-    unsigned long long policy = policy_of_weights();
+    uint64_t policy = policy_once();
     for (int t = job.from; t < job.to; t++) {
         const char *from = job.m.weights;
         for (int l = 0; l < job.a.layers; l++, from += job.m.layer_bytes) {
@@ -194,16 +194,16 @@ static __device__ inline void product(const struct few_job &job, struct few_shar
         for (int of_turn = first; of_turn < last; of_turn += turn) {
             unsigned barriers = g->barriers + 16 * g->at;
             float c[PAIRS][4] = {};
-            uint4 w[TILES];
+            uint32_t w[TILES][4];
             phase_wait(barriers, g->parity);
 #pragma unroll
             for (int i = 0; i < TILES; i++)
-                w[i] = shared_load(g->stages + g->at * STAGE + (warp * TILES + i) * TILE_BYTES + lane * 16);
+                shared_load(w[i], g->stages + g->at * STAGE + (warp * TILES + i) * TILE_BYTES + lane * 16);
             if (of_turn == 0) put_squares(s, squares, warp, lane);
 #pragma unroll
             for (int i = 0; i < TILES; i++)
 #pragma unroll
-                for (int j = 0; j < PAIRS; j++) multiply_full(c[j], w[i].x, w[i].y, w[i].z, w[i].w, x[j][i].x, x[j][i].y);
+                for (int j = 0; j < PAIRS; j++) mma(c[j], w[i], x[j][i].x, x[j][i].y);
             if (lane == 0) phase_arrive(barriers + 8);
             ring_next(job, g);
             if (quad < last) put_sums<PAIRS>(c, to, slots, lane);

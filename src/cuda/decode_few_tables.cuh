@@ -18,8 +18,7 @@ static __device__ inline unsigned packed_pair(const bf16 *matrix, const float *b
         v = __bfloat1622float2(*(const __nv_bfloat162 *)(matrix + (int64_t)row * K + k));
         if (by) v = make_float2(v.x * by[k], v.y * by[k + 1]);
     }
-    __nv_bfloat162 pair = __floats2bfloat162_rn(v.x, v.y);
-    return *(const unsigned *)&pair;
+    return pair_of(v.x, v.y);
 }
 
 /* Tiles of a matrix (N,K), of in_proj in the order of in_proj_row: (quads, tiles of a row, 32 lanes, 16 bytes): lane (g, q) as
@@ -106,13 +105,13 @@ static __global__ void shift_kernel(const __grid_constant__ struct decode_view a
 
 static aim_status make_tables(struct backend *be, const struct decode_view *a, const struct few_memory *m)
 {
-    enum { BLOCKS = 132, WARPS_OF_BLOCK = 8 };
-    cudaStream_t stream = cuda_of(be)->stream;
+    enum { WARPS_OF_BLOCK = 8 };
+    const struct cuda *c = cuda_of(be);
     unsigned rows = (unsigned)(((int64_t)a->layers * a->W + a->V + WARPS_OF_BLOCK - 1) / WARPS_OF_BLOCK);
     struct cuts cuts = cuts_of(*a, pairs_of(a->R));
-    pack_kernel<<<dim3(BLOCKS, (unsigned)(2 * a->layers + 1)), THREADS, 0, stream>>>(*a, *m, cuts);
-    norm_kernel<<<(unsigned)((a->layers + 1) * a->R), THREADS, 0, stream>>>(*a, m->norms);
-    shift_kernel<<<rows, 32 * WARPS_OF_BLOCK, 0, stream>>>(*a, m->shifted);
+    pack_kernel<<<dim3((unsigned)c->multiprocessors, (unsigned)(2 * a->layers + 1)), THREADS, 0, c->stream>>>(*a, *m, cuts);
+    norm_kernel<<<(unsigned)((a->layers + 1) * a->R), THREADS, 0, c->stream>>>(*a, m->norms);
+    shift_kernel<<<rows, 32 * WARPS_OF_BLOCK, 0, c->stream>>>(*a, m->shifted);
     return cuda_launched(be, "tables of the decoder");
 }
 

@@ -168,9 +168,9 @@ static __device__ inline void take_mixed(const struct few_job &job, const struct
             const unsigned pair[PACKED / 2] = {v[i].x, v[i].y, v[i].z};
 #pragma unroll
             for (int j = 0; j < PACKED / 2; j++) {
-                float x = __uint_as_float(pair[j] << 16), y = __uint_as_float(pair[j] & 0xffff0000u);
+                float2 x = floats_of(pair[j]);
                 if (2 * j < count[i]) to[j] = pair[j];
-                squares->row += x * x + y * y; /* past the end they are zeros */
+                squares->row += x.x * x.x + x.y * x.y; /* past the end they are zeros */
             }
         }
     }
@@ -275,7 +275,7 @@ static __device__ inline void shared_start(const struct few_job &job, const stru
 }
 
 /* One product with what comes before it: 2l is in_proj of layer l, 2l+1 its out_proj, 2·layers the head. One piece of code for
- * all of them: the instructions of a layer must fit the cache of instructions. */
+ * all of them, since a layer's instructions pass through small caches. */
 template <int PAIRS, int TILES, typename Meter>
 static __device__ inline void run_product(const struct few_job &job, const struct part_of_mixer &own, struct few_shared *s,
                                           struct ring *ring, struct history *history, char *shared, int index, int t,
@@ -292,7 +292,7 @@ static __device__ inline void run_product(const struct few_job &job, const struc
     float4 *residual = (float4 *)(shared + job.at.residual);
     if (kind == OUT) {
         if (own.units > 0)
-            mix(job, own, layers_of(s)[l], l, t, step, shared, history, anew(thread), [&] { meter.mark(WAIT_ZXBCDT); });
+            mix(job, own, layers_of(s)[l], l, t, step, shared, history, anew(thread), [&] { meter.mark(WAIT_SCORES); });
         meter.mark(MIX);
         if (share.quads == 0) return; /* who sends no h would not hold back those who write v anew */
         take_mixed<PAIRS, 2>(job, s, step, input, anew(thread), &squares, [&] { meter.mark(WAIT_V); });

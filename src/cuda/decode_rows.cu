@@ -7,6 +7,7 @@
 
 #include "cuda/early.cuh"
 #include "cuda/mma.cuh"
+#include "cuda/values.cuh"
 
 enum {
     TILE = 64,

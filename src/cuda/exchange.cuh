@@ -138,14 +138,6 @@ static __device__ inline int anew(int x)
 
 /* --------------------------------------------------------------------------------------------- reading ahead */
 
-/* A policy of the second-level cache for what is used once a token: everything else should stay. */
-static __device__ inline unsigned long long policy_of_weights(void)
-{
-    unsigned long long policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
-
 /*
  * A barrier in shared memory, 8 bytes: a phase ends when `count` threads have arrived and announced copies are there. Phases
  * are even and odd in turn.
@@ -193,7 +185,7 @@ static __device__ inline void phase_expect(unsigned barrier, int bytes)
 }
 
 /* Copies to shared memory, by an engine of its own: no other access to memory waits behind it. In multiples of 16 bytes. */
-static __device__ inline void bulk_copy(unsigned to, const void *from, int bytes, unsigned barrier, unsigned long long policy)
+static __device__ inline void bulk_copy(unsigned to, const void *from, int bytes, unsigned barrier, uint64_t policy)
 {
     asm volatile(
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to),
@@ -239,14 +231,12 @@ static __device__ inline unsigned shared_address(const void *p)
     return (unsigned)__cvta_generic_to_shared(p);
 }
 
-static __device__ inline uint4 shared_load(unsigned address)
+static __device__ inline void shared_load(uint32_t (&v)[4], unsigned address)
 {
-    uint4 v;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
                  : "r"(address)
                  : "memory");
-    return v;
 }
 
 static __device__ inline uint2 shared_load2(unsigned address)
@@ -254,16 +244,6 @@ static __device__ inline uint2 shared_load2(unsigned address)
     uint2 v;
     asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
     return v;
-}
-
-/* c (16,8) += a (16,16) b (16,8) of bf16, as in mma.cuh. */
-static __device__ inline void multiply_full(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
-                                            unsigned b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 #endif

@@ -5,7 +5,7 @@
 #include "tensor/backend.h"
 
 /* What a block does or waits for; MIX and LOGITS begin when the values are there. */
-enum meter_kind { WAIT_TOKEN, WAIT_H, NORM, IN_PROJ, WAIT_ZXBCDT, MIX, WAIT_V, OUT_PROJ, LOGITS, DRAW, METER_KINDS };
+enum meter_kind { WAIT_TOKEN, WAIT_H, NORM, IN_PROJ, WAIT_SCORES, MIX, WAIT_V, OUT_PROJ, LOGITS, DRAW, METER_KINDS };
 
 /*
  * From now on a block's cycles are counted by what they were for, over all tokens of all streams. `cuda_meter_stop` gives the

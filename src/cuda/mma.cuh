@@ -7,7 +7,7 @@
 #define AIM_CUDA_MMA_CUH
 
 #include "cuda/copies.cuh"
-#include "cuda/values.cuh"
+#include "cuda/device.cuh"
 
 /* c += a b */
 static __device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)

@@ -10,6 +10,7 @@
 #define AIM_CUDA_SSD_CUH
 
 #include "cuda/mma.cuh"
+#include "cuda/values.cuh"
 
 enum { TILE = 64, TILE_THREADS = 128, TILE_LD = TILE + 8 /* keeps ldmatrix off bank conflicts */ };
 
