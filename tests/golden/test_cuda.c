@@ -48,7 +48,7 @@ static const struct ar_config odd = {.d_model = 160,
                                      .adaln_group = true,
                                      .num_groups = 2,
                                      .d_state = 36};
-/* One whose rows are as long as published ones, over several passes of the persistent kernel's partial sums. */
+/* One whose rows are as long as published ones. */
 static const struct ar_config wide = {.d_model = 1024,
                                       .n_layer = 2,
                                       .vocab_size = 16384,
@@ -94,7 +94,7 @@ static const struct sampling ways[] = {{.cfg = 2.5, .temperature = 1, .top_p = 1
                                        {.cfg = 1, .temperature = 0.9, .top_p = 0.9137, .top_k = 50}};
 enum { WAYS = sizeof ways / sizeof ways[0] };
 
-/* 1 to 8 streams: the persistent kernel; more: the graph; stepping: the ops. */
+/* Float32: the graph, and the ops one by one. What the kernel for few streams paints is checked in test_cuda_paint.c. */
 static void check_painting(aim_context *ctx, const struct ar_config *config)
 {
     static const int64_t batches[] = {1, 2, 3, 4, MOST};
